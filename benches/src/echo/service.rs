@@ -1,0 +1,159 @@
+//! The answers: the same constant entry to every read, the same acknowledgement to every put.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use pannier_proto::v1::{
+    Entry, ExistsRequest, ExistsResponse, GetManyItem, GetManyRequest, GetManyResponse, GetRequest,
+    GetResponse, InvalidateRequest, InvalidateResponse, Provenance, PutManyRequest,
+    PutManyResponse, PutRequest, PutResponse, ReadRequest, ReadResponse, SharedState, Tier,
+    TierOutcome, WatchRequest, WatchResponse, WriteRequest, WriteResponse,
+    cache_service_server::CacheService,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+/// Lifetime that the entry claims to have.
+const LIFETIME: Duration = Duration::from_secs(3600);
+/// Age and durations of every answer: of the size that the daemon reports.
+const AGE: prost_types::Duration = prost_types::Duration {
+    seconds: 7,
+    nanos: 250_000_000,
+};
+const TOOK: prost_types::Duration = prost_types::Duration {
+    seconds: 0,
+    nanos: 3_217,
+};
+
+/// A `CacheService` without a cache.
+#[derive(Debug, Clone)]
+pub(super) struct Echo {
+    answers: Arc<Answers>,
+}
+
+#[derive(Debug)]
+struct Answers {
+    get: GetResponse,
+    item: GetManyItem,
+    put: PutResponse,
+}
+
+impl Echo {
+    /// Prepares the answers; every entry has a value of `value_bytes`.
+    pub(super) fn new(value_bytes: usize) -> Self {
+        let now = SystemTime::now();
+        let expire_time = Some((now + LIFETIME).into());
+        let version = Bytes::from_static(b"0123456789abcdef");
+        let entry = Entry {
+            value: Bytes::from(vec![0x5a; value_bytes]),
+            metadata: HashMap::new(),
+            content_type: String::new(),
+            tags: Vec::new(),
+            version: version.clone(),
+            create_time: Some(now.into()),
+            expire_time,
+        };
+        let get = GetResponse {
+            entry: Some(entry.clone()),
+            provenance: Some(provenance_of_a_read(Some(AGE))),
+            lease: None,
+        };
+        let item = GetManyItem {
+            entry: Some(entry),
+            fault: None,
+            tier: Tier::Local.into(),
+            stale: false,
+        };
+        let put = PutResponse {
+            version,
+            expire_time,
+            local_outcome: TierOutcome::Applied.into(),
+            shared_outcome: TierOutcome::Skipped.into(),
+            provenance: Some(Provenance {
+                tier: Tier::Local.into(),
+                shared_state: SharedState::Disabled.into(),
+                store_duration: Some(TOOK),
+                ..Provenance::default()
+            }),
+        };
+        Self {
+            answers: Arc::new(Answers { get, item, put }),
+        }
+    }
+}
+
+/// What the daemon says when it runs on the local tier alone.
+fn provenance_of_a_read(age: Option<prost_types::Duration>) -> Provenance {
+    Provenance {
+        tier: Tier::Local.into(),
+        age,
+        shared_state: SharedState::Disabled.into(),
+        lookup_duration: Some(TOOK),
+        ..Provenance::default()
+    }
+}
+
+fn not_here<T>() -> Result<Response<T>, Status> {
+    Err(Status::unimplemented(
+        "the echo answers Get, GetMany and Put only",
+    ))
+}
+
+#[tonic::async_trait]
+impl CacheService for Echo {
+    type ReadStream = tokio_stream::Empty<Result<ReadResponse, Status>>;
+    type WatchStream = tokio_stream::Empty<Result<WatchResponse, Status>>;
+
+    async fn get(&self, _: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        Ok(Response::new(self.answers.get.clone()))
+    }
+
+    async fn put(&self, _: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        Ok(Response::new(self.answers.put.clone()))
+    }
+
+    async fn get_many(
+        &self,
+        request: Request<GetManyRequest>,
+    ) -> Result<Response<GetManyResponse>, Status> {
+        let items = vec![self.answers.item.clone(); request.get_ref().keys.len()];
+        let provenance = Some(provenance_of_a_read(None));
+        Ok(Response::new(GetManyResponse { items, provenance }))
+    }
+
+    async fn exists(&self, _: Request<ExistsRequest>) -> Result<Response<ExistsResponse>, Status> {
+        not_here()
+    }
+
+    async fn invalidate(
+        &self,
+        _: Request<InvalidateRequest>,
+    ) -> Result<Response<InvalidateResponse>, Status> {
+        not_here()
+    }
+
+    async fn put_many(
+        &self,
+        _: Request<PutManyRequest>,
+    ) -> Result<Response<PutManyResponse>, Status> {
+        not_here()
+    }
+
+    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        not_here()
+    }
+
+    async fn write(
+        &self,
+        _: Request<Streaming<WriteRequest>>,
+    ) -> Result<Response<WriteResponse>, Status> {
+        not_here()
+    }
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        not_here()
+    }
+}

@@ -1,0 +1,163 @@
+//! Where a value goes: stdout, or a file that appears whole or not at all.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use crate::exit::Failure;
+
+/// Where a value goes. Nothing appears under the file's name before [`commit`](Self::commit);
+/// dropping it uncommitted removes what was written.
+#[derive(Debug)]
+pub(crate) enum Destination {
+    /// Stdout, byte by byte as it comes.
+    Stdout,
+    /// A file of its own name that will take the place of the target.
+    File(Draft),
+    /// Something that cannot be replaced, such as a device or a pipe: written directly.
+    Special(File, PathBuf),
+}
+
+/// A file beside its target.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    file: File,
+    draft: PathBuf,
+    target: PathBuf,
+    committed: bool,
+}
+
+impl Destination {
+    /// Opens the file named, or stdout when there is none or it is `-`.
+    pub(crate) fn open(path: Option<&Path>) -> Result<Self, Failure> {
+        let Some(path) = path.filter(|path| *path != Path::new("-")) else {
+            return Ok(Self::Stdout);
+        };
+        let opened = match fs::metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Err(io::ErrorKind::IsADirectory.into()),
+            Ok(metadata) if !metadata.is_file() => OpenOptions::new()
+                .write(true)
+                .open(path)
+                .map(|file| Self::Special(file, path.to_owned())),
+            _ => Draft::beside(path).map(Self::File),
+        };
+        opened.map_err(|error| cannot_write(path, &error))
+    }
+
+    /// Whether the bytes go to a terminal.
+    pub(crate) fn is_terminal(&self) -> bool {
+        matches!(self, Self::Stdout) && io::IsTerminal::is_terminal(&io::stdout())
+    }
+
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::Stdout => crate::output::bytes(bytes),
+            Self::File(draft) => draft
+                .file
+                .write_all(bytes)
+                .map_err(|error| cannot_write(&draft.target, &error)),
+            Self::Special(file, path) => file
+                .write_all(bytes)
+                .map_err(|error| cannot_write(path, &error)),
+        }
+    }
+
+    /// Gives the file its name.
+    pub(crate) fn commit(self) -> Result<(), Failure> {
+        match self {
+            Self::Stdout | Self::Special(..) => Ok(()),
+            Self::File(mut draft) => {
+                fs::rename(&draft.draft, &draft.target)
+                    .map_err(|error| cannot_write(&draft.target, &error))?;
+                draft.committed = true;
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Draft {
+    fn beside(target: &Path) -> io::Result<Self> {
+        let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+        let mut hidden = OsString::from(".");
+        hidden.push(name);
+        hidden.push(format!(".{}.part", std::process::id()));
+        let draft = target.with_file_name(hidden);
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&draft)?;
+        Ok(Self {
+            file,
+            draft,
+            target: target.to_owned(),
+            committed: false,
+        })
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        if !self.committed {
+            // What cannot be removed is left behind under a name that says what it is.
+            let _ = fs::remove_file(&self.draft);
+        }
+    }
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> Failure {
+    let what = format!("cannot write {}: {error}", path.display());
+    Failure::refused(what, "choose another FILE, or make room")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::PathBuf};
+
+    use super::Destination;
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("pannier-cli-{}-{name}", std::process::id()));
+        fs::create_dir_all(&path).expect("a directory");
+        path
+    }
+
+    #[test]
+    fn a_file_appears_whole_or_not_at_all() {
+        let directory = directory("whole");
+        let target = directory.join("value");
+        fs::write(&target, "old").expect("written");
+
+        let mut destination = Destination::open(Some(&target)).expect("opened");
+        destination.write(b"half").expect("written");
+        drop(destination);
+        assert_eq!(fs::read(&target).expect("the old file"), b"old");
+        assert_eq!(fs::read_dir(&directory).expect("listed").count(), 1);
+
+        let mut destination = Destination::open(Some(&target)).expect("opened");
+        destination.write(b"new").expect("written");
+        destination.commit().expect("committed");
+        assert_eq!(fs::read(&target).expect("the new file"), b"new");
+        assert_eq!(fs::read_dir(&directory).expect("listed").count(), 1);
+        fs::remove_dir_all(&directory).expect("removed");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_device_is_written_and_not_replaced() {
+        let null = PathBuf::from("/dev/null");
+        let mut destination = Destination::open(Some(&null)).expect("opened");
+        assert!(matches!(destination, Destination::Special(..)));
+        destination.write(b"x").expect("written");
+        destination.commit().expect("committed");
+        assert!(!fs::metadata(&null).expect("still there").is_file());
+    }
+
+    #[test]
+    fn a_directory_is_refused() {
+        assert!(Destination::open(Some(&std::env::temp_dir())).is_err());
+    }
+}

@@ -1,0 +1,137 @@
+//! `pannier read`: a value of any size, in chunks, with bounded memory.
+
+use std::path::{Path, PathBuf};
+
+use pannier_client::Reader;
+use serde::Serialize;
+
+use crate::{
+    destination::Destination,
+    exit::{Exit, Failure},
+    flags::ReadFlags,
+    get::note_miss,
+    output, progress,
+    session::Session,
+    view::{EntryView, ProvenanceView},
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  pannier -n builds read image.tar -o image.tar
+  pannier -n builds read image.tar | tar -t
+  pannier -n builds read image.tar --offset 1024 --length 512 -o part
+
+A file appears whole or not at all; on stdout, the exit code tells whether the value is complete.
+Exit code 1: there is no such entry. Exit code 4: the daemon does not serve streams yet.";
+
+/// Fetch a value of any size as a stream
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// The key
+    key: String,
+    /// Write the value to this file, which appears whole or not at all
+    #[arg(short, long, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// First byte wanted
+    #[arg(long, value_name = "BYTES", default_value_t = 0)]
+    offset: u64,
+    /// Most bytes wanted [default: to the end]
+    #[arg(long, value_name = "BYTES")]
+    length: Option<u64>,
+    #[command(flatten)]
+    read: ReadFlags,
+}
+
+#[derive(Debug, Serialize)]
+struct Report<'a> {
+    hit: bool,
+    namespace: &'a str,
+    key: &'a str,
+    #[serde(flatten)]
+    entry: Option<EntryView<'a>>,
+    provenance: Option<ProvenanceView>,
+    file: Option<&'a Path>,
+}
+
+pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let file = args
+        .output
+        .as_deref()
+        .filter(|path| *path != Path::new("-"));
+    if session.json && file.is_none() {
+        return Err(Failure::usage(
+            "--json and the value cannot both go to stdout",
+            "use -o FILE",
+        ));
+    }
+    let options = args.read.options();
+    let reader = session
+        .client
+        .read(
+            session.namespace(),
+            &args.key,
+            &options,
+            args.offset,
+            args.length,
+        )
+        .await
+        .map_err(|error| session.failure(error))?;
+    let Some(mut reader) = reader else {
+        if session.json {
+            report(&args, session, None, None)?;
+        } else {
+            note_miss(session, &args.key);
+        }
+        return Ok(Exit::Miss);
+    };
+    tokio::select! {
+        transferred = transfer(&mut reader, file, session) => transferred?,
+        // The draft of the file goes with the transfer.
+        _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
+    }
+    if session.json {
+        report(&args, session, Some(&reader), file)?;
+    }
+    Ok(Exit::Ok)
+}
+
+async fn transfer(
+    reader: &mut Reader,
+    file: Option<&Path>,
+    session: &Session,
+) -> Result<(), Failure> {
+    let mut destination = Destination::open(file)?;
+    if destination.is_terminal() {
+        return Err(Failure::usage(
+            "stdout is a terminal",
+            "use -o FILE, or a pipe",
+        ));
+    }
+    let bar = progress::bar(Some(reader.left_bytes()));
+    while let Some(chunk) = reader
+        .chunk()
+        .await
+        .map_err(|error| session.failure(error))?
+    {
+        destination.write(&chunk)?;
+        bar.inc(chunk.len() as u64);
+    }
+    destination.commit()
+}
+
+fn report(
+    args: &Args,
+    session: &Session,
+    reader: Option<&Reader>,
+    file: Option<&Path>,
+) -> Result<(), Failure> {
+    output::json(&Report {
+        hit: reader.is_some(),
+        namespace: session.namespace(),
+        key: &args.key,
+        entry: reader.map(|reader| EntryView::new(reader.hit(), reader.size_bytes())),
+        provenance: reader.map(|reader| ProvenanceView::new(reader.provenance())),
+        file,
+    })
+}

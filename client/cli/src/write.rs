@@ -1,0 +1,78 @@
+//! `pannier write`: a value of any size, in chunks, with bounded memory.
+
+use std::path::PathBuf;
+
+use pannier_client::CHUNK_BYTES;
+
+use crate::{
+    exit::{Exit, Failure},
+    flags::WriteFlags,
+    output, progress,
+    session::Session,
+    source::Source,
+    view::{self, StoredView},
+};
+
+const AFTER_HELP: &str = "\
+Examples:
+  pannier -n builds write image.tar ./image.tar --ttl 1day
+  pannier -n builds write image.tar - --tag nightly
+
+Nothing becomes visible before all of it has arrived. Exit code 4: the condition does not hold, or
+the daemon does not serve streams yet.";
+
+/// Store a value of any size as a stream
+#[derive(Debug, clap::Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Args {
+    /// The key
+    key: String,
+    /// File that holds the value, `-` for stdin [default: stdin]
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    write: WriteFlags,
+}
+
+pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let mut source = Source::open(args.file.as_deref())?;
+    let size_bytes = source.size_bytes();
+    let options = args.write.into_options();
+    let mut writer = session
+        .client
+        .write(session.namespace(), &args.key, options, size_bytes)
+        .map_err(|error| session.failure(error))?;
+    let bar = progress::bar(size_bytes);
+    loop {
+        // Blocks this thread only; the connection is driven by others.
+        let chunk = source.chunk(CHUNK_BYTES)?;
+        if chunk.is_empty() {
+            break;
+        }
+        let sent = chunk.len() as u64;
+        writer
+            .chunk(chunk)
+            .await
+            .map_err(|error| session.failure(error))?;
+        bar.inc(sent);
+    }
+    let written = writer
+        .finish()
+        .await
+        .map_err(|error| session.failure(error))?;
+    drop(bar);
+    let (stored, size_bytes) = (&written.stored, written.size_bytes);
+    if session.json {
+        output::json(&StoredView::new(
+            session.namespace(),
+            &args.key,
+            stored,
+            size_bytes,
+        ))?;
+    } else {
+        output::line(format_args!(
+            "{} size={size_bytes}",
+            view::stored_line(stored)
+        ))?;
+    }
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,269 @@
+//! From what was written to what the daemon runs on: merge, defaults, checks.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, thread, time::Duration};
+
+use super::{
+    Config, ConfigError, Env, Listen, LocalConfig, Overrides, Policy, ServerConfig, SharedConfig,
+    Size, Span, TelemetryConfig, TierName, UNARY_VALUE_BYTES_MAX,
+    raw::{self, File},
+};
+use crate::key::NamespaceName;
+
+/// Smallest disk budget: below it the write buffers would not fit.
+const DISK_BUDGET_MIN: Size = Size(64 << 20);
+/// Smallest memory budget.
+const MEMORY_BUDGET_MIN: Size = Size(16 << 20);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+/// Longest lifetime that can be configured: ten years.
+const MAX_TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
+
+/// One setting with where it was written, so that a fault can say so.
+struct Setting<T> {
+    value: T,
+    origin: String,
+}
+
+type Result<T> = std::result::Result<T, ConfigError>;
+
+/// Where settings come from, in order of precedence.
+struct Sources<'a> {
+    flags: &'a Overrides,
+    vars: Overrides,
+    origin: &'a str,
+}
+
+impl Sources<'_> {
+    /// The value that counts, with a name for its place.
+    fn pick<T>(
+        &self,
+        flag: (&str, Option<T>),
+        var: (&str, Option<T>),
+        file: (&str, Option<T>),
+    ) -> Option<Setting<T>> {
+        let named = |value: Option<T>, origin: String| value.map(|v| Setting { value: v, origin });
+        named(flag.1, flag.0.into())
+            .or_else(|| named(var.1, var.0.into()))
+            .or_else(|| named(file.1, format!("{}: {}", self.origin, file.0)))
+    }
+}
+
+/// Merges and checks everything.
+pub(super) fn config(
+    file: File,
+    origin: &str,
+    flags: &Overrides,
+    env: Env<'_>,
+) -> Result<Config> {
+    let sources = Sources { flags, vars: Overrides::from_env(env), origin };
+    let defaults = policy(file.defaults.clone(), None, origin, "defaults")?;
+    let mut namespaces = BTreeMap::new();
+    for (name, raw) in file.namespaces {
+        let place = format!("namespaces.{name}");
+        NamespaceName::new(name.as_str())
+            .map_err(|error| ConfigError(format!("{origin}: {place}: {}", error.message())))?;
+        namespaces.insert(name, policy(raw, Some(&defaults), origin, &place)?);
+    }
+    let server = server(file.server, &sources)?;
+    let local = local(file.local, &sources, &server.listen, env)?;
+    let url = sources.pick(
+        ("--redis-url", sources.flags.redis_url.clone()),
+        ("PANNIER_REDIS_URL or REDIS_URL", sources.vars.redis_url.clone()),
+        ("shared.url", file.shared.url),
+    );
+    let log = sources.pick(
+        ("--log", sources.flags.log.clone()),
+        ("PANNIER_LOG", sources.vars.log.clone()),
+        ("telemetry.log", file.telemetry.log),
+    );
+    let telemetry = TelemetryConfig {
+        log: log.map_or_else(|| Ok("info".into()), checked_log)?,
+        log_format: file.telemetry.log_format.unwrap_or_default(),
+    };
+    let shared = SharedConfig { url: url.map(|url| url.value) };
+    Ok(Config { server, local, shared, telemetry, defaults, namespaces })
+}
+
+fn checked_log(log: Setting<String>) -> Result<String> {
+    match log.value.parse::<tracing_subscriber::filter::Targets>() {
+        Ok(_) => Ok(log.value),
+        Err(error) => Err(fault(&log.origin, &format!("{:?}: {error}", log.value))),
+    }
+}
+
+fn server(raw: raw::Server, sources: &Sources<'_>) -> Result<ServerConfig> {
+    let allow_plaintext = sources.flags.allow_plaintext || raw.allow_plaintext.unwrap_or(false);
+    let grpc = sources.pick(
+        ("--listen", sources.flags.listen.clone()),
+        ("PANNIER_LISTEN", sources.vars.listen.clone()),
+        ("server.listen", raw.listen),
+    );
+    let http = sources.pick(
+        ("--http-listen", sources.flags.http_listen.clone()),
+        ("PANNIER_HTTP_LISTEN", sources.vars.http_listen.clone()),
+        ("server.http_listen", raw.http_listen),
+    );
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let origin = sources.origin;
+    let count = |key: &str, value: Option<usize>, default: usize, max: usize| match value {
+        None => Ok(default),
+        Some(n) if (1..=max).contains(&n) => Ok(n),
+        Some(n) => Err(fault(&format!("{origin}: {key}"), &format!("{n} is not 1 to {max}"))),
+    };
+    Ok(ServerConfig {
+        listen: listen(grpc, 7466, allow_plaintext)?,
+        http_listen: listen(http, 7467, allow_plaintext)?,
+        allow_plaintext,
+        workers: count("server.workers", raw.workers, cores, 256)?,
+        max_connections: count("server.max_connections", raw.max_connections, 1024, 1 << 20)?,
+        max_in_flight: count("server.max_in_flight", raw.max_in_flight, 4096, 1 << 20)?,
+        drain_timeout: raw.drain_timeout.unwrap_or(Span(Duration::from_secs(10))),
+        known_namespaces_only: raw.known_namespaces_only.unwrap_or(false),
+    })
+}
+
+fn listen(
+    setting: Option<Setting<String>>,
+    default_port: u16,
+    allow_plaintext: bool,
+) -> Result<Listen> {
+    let Some(Setting { value, origin }) = setting else {
+        return Ok(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], default_port))));
+    };
+    if let Some(path) = value.strip_prefix("unix:") {
+        if !path.starts_with('/') || path.len() > 100 {
+            let text = format!("{value:?}: unix: takes an absolute path of at most 100 bytes");
+            return Err(fault(&origin, &text));
+        }
+        return Ok(Listen::Unix(PathBuf::from(path)));
+    }
+    let text = value.replace("localhost:", "127.0.0.1:");
+    let address: SocketAddr = text.parse().map_err(|_| {
+        fault(&origin, &format!("{value:?} is neither IP:PORT nor unix:/path"))
+    })?;
+    let listen = Listen::Tcp(address);
+    if !listen.is_local() && !allow_plaintext {
+        let text = format!(
+            "{value} can be reached from other machines and there is no TLS; listen on loopback or \
+             a unix socket, or set server.allow_plaintext = true (--allow-plaintext) on a network \
+             you trust"
+        );
+        return Err(fault(&origin, &text));
+    }
+    Ok(listen)
+}
+
+fn local(
+    raw: raw::Local,
+    sources: &Sources<'_>,
+    listen: &Listen,
+    env: Env<'_>,
+) -> Result<LocalConfig> {
+    let data_dir = sources.pick(
+        ("--data-dir", sources.flags.data_dir.clone()),
+        ("PANNIER_DATA_DIR", sources.vars.data_dir.clone()),
+        ("local.data_dir", raw.data_dir),
+    );
+    let disk = sources.pick(
+        ("--disk-budget", sources.flags.disk_budget.clone()),
+        ("PANNIER_DISK_BUDGET", sources.vars.disk_budget.clone()),
+        ("local.disk_budget", raw.disk_budget.map(|size| size.to_string())),
+    );
+    let memory = sources.pick(
+        ("--memory-budget", sources.flags.memory_budget.clone()),
+        ("PANNIER_MEMORY_BUDGET", sources.vars.memory_budget.clone()),
+        ("local.memory_budget", raw.memory_budget.map(|size| size.to_string())),
+    );
+    Ok(LocalConfig {
+        data_dir: match data_dir {
+            Some(setting) => setting.value,
+            None => default_data_dir(listen, env)?,
+        },
+        disk_budget: budget(disk, Size(4 << 30), DISK_BUDGET_MIN)?,
+        memory_budget: budget(memory, Size(128 << 20), MEMORY_BUDGET_MIN)?,
+    })
+}
+
+fn default_data_dir(listen: &Listen, env: Env<'_>) -> Result<PathBuf> {
+    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
+    let text = "neither XDG_CACHE_HOME nor HOME is set; name a directory with --data-dir";
+    let cache = cache.ok_or_else(|| fault("local.data_dir", text))?;
+    Ok(cache.join("pannier").join(listen.label()))
+}
+
+fn budget(setting: Option<Setting<String>>, default: Size, min: Size) -> Result<Size> {
+    let Some(Setting { value, origin }) = setting else { return Ok(default) };
+    let size = Size::parse(&value).map_err(|text| fault(&origin, &text))?;
+    if size < min {
+        return Err(fault(&origin, &format!("{size} is too small, the least is {min}")));
+    }
+    Ok(size)
+}
+
+/// A policy from what was written over `base`, which is the built-in one when absent.
+fn policy(
+    raw: raw::Policy,
+    base: Option<&Policy>,
+    origin: &str,
+    place: &str,
+) -> Result<Policy> {
+    let built_in = Policy {
+        ttl: Span(DAY),
+        max_ttl: Span(30 * DAY),
+        ttl_jitter: 0.0,
+        max_stale: Span(Duration::from_secs(60)),
+        max_value_size: Size(3 << 20),
+        tiers: vec![TierName::Local, TierName::Shared],
+        compression: Default::default(),
+        immutable: false,
+        raw: false,
+    };
+    let base = base.unwrap_or(&built_in);
+    let max_ttl = raw.max_ttl.unwrap_or(base.max_ttl);
+    let policy = Policy {
+        // An inherited lifetime gives way to a shorter maximum; one written here must fit it.
+        ttl: raw.ttl.unwrap_or(base.ttl.min(max_ttl)),
+        max_ttl,
+        ttl_jitter: raw.ttl_jitter.unwrap_or(base.ttl_jitter),
+        max_stale: raw.max_stale.unwrap_or(base.max_stale),
+        max_value_size: raw.max_value_size.unwrap_or(base.max_value_size),
+        tiers: raw.tiers.unwrap_or_else(|| base.tiers.clone()),
+        compression: raw.compression.unwrap_or(base.compression),
+        immutable: raw.immutable.unwrap_or(base.immutable),
+        raw: raw.raw.unwrap_or(base.raw),
+    };
+    check_policy(&policy).map_err(|(key, text)| fault(&format!("{origin}: {place}.{key}"), &text))?;
+    Ok(policy)
+}
+
+fn check_policy(policy: &Policy) -> std::result::Result<(), (&'static str, String)> {
+    let milli = Span(Duration::from_millis(1));
+    if policy.max_ttl < milli || policy.max_ttl.0 > MAX_TTL_MAX {
+        return Err(("max_ttl", format!("{} is not 1ms to 10 years", policy.max_ttl)));
+    }
+    if policy.ttl < milli || policy.ttl > policy.max_ttl {
+        let text = format!("{} is not 1ms to max_ttl ({})", policy.ttl, policy.max_ttl);
+        return Err(("ttl", text));
+    }
+    if !(0.0..=0.5).contains(&policy.ttl_jitter) {
+        return Err(("ttl_jitter", format!("{} is not 0.0 to 0.5", policy.ttl_jitter)));
+    }
+    if !(1..=UNARY_VALUE_BYTES_MAX).contains(&policy.max_value_size.0) {
+        let text = format!("{} is not 1B to 4032KiB", policy.max_value_size);
+        return Err(("max_value_size", text));
+    }
+    let mut tiers = policy.tiers.clone();
+    tiers.dedup();
+    if tiers.is_empty() || tiers.len() != policy.tiers.len() || tiers.len() > 2 {
+        return Err(("tiers", "must list \"local\", \"shared\" or both, each once".into()));
+    }
+    if policy.raw && policy.immutable {
+        let text = "a raw namespace has no versions, so it cannot be immutable";
+        return Err(("raw", text.into()));
+    }
+    Ok(())
+}
+
+fn fault(place: &str, text: &str) -> ConfigError {
+    ConfigError(format!("{place}: {text}"))
+}

@@ -1,0 +1,144 @@
+//! gRPC: the services of `pannier.v1`, health and reflection.
+
+mod admin;
+mod cache;
+mod deadline;
+mod decode;
+mod encode;
+mod status;
+
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use pannier_proto::{
+    FILE_DESCRIPTOR_SET,
+    v1::{admin_service_server::AdminServiceServer, cache_service_server::CacheServiceServer},
+};
+use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Server;
+use tonic_health::server::HealthReporter;
+
+use self::{admin::Admin, cache::Cache};
+use super::listen::Connection;
+use crate::{
+    engine::Engine,
+    error::{Error, Kind, Result},
+};
+
+/// Largest message either way: 4 MiB, the limit most clients come with, and room for the frame.
+const MESSAGE_BYTES_MAX: usize = (4 << 20) + (64 << 10);
+/// Large frames cut the work for large values by almost half (ADR 0007).
+const FRAME_BYTES_MAX: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
+const STREAMS_MAX: u32 = 1024;
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
+const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Name of the cache in `grpc.health.v1`.
+pub(crate) const CACHE_SERVICE: &str = "pannier.v1.CacheService";
+/// Name of the shared tier in `grpc.health.v1`.
+pub(crate) const SHARED_PART: &str = "shared";
+
+/// What all workers serve.
+#[derive(Clone)]
+pub(crate) struct Services {
+    engine: Arc<Engine>,
+    health: HealthReporter,
+    requests: Requests,
+}
+
+impl Services {
+    /// Services over an engine, refusing requests beyond `max_in_flight`.
+    pub(crate) fn new(engine: Arc<Engine>, health: HealthReporter, max_in_flight: usize) -> Self {
+        let requests = Requests { in_flight: Arc::default(), max: max_in_flight };
+        Self { engine, health, requests }
+    }
+
+    /// Serves these connections until `stop`, then finishes what is in flight.
+    pub(crate) async fn serve(
+        self,
+        connections: impl Stream<Item = io::Result<Connection>>,
+        stop: CancellationToken,
+    ) -> Result<(), tonic::transport::Error> {
+        let cache = Cache::new(Arc::clone(&self.engine), self.requests);
+        let cache = CacheServiceServer::new(cache)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let health = tonic_health::server::HealthService::from_health_reporter(self.health);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        Server::builder()
+            .max_frame_size(FRAME_BYTES_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_concurrent_streams(STREAMS_MAX)
+            .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
+            .http2_keepalive_timeout(Some(KEEPALIVE_PATIENCE))
+            .add_service(cache)
+            .add_service(AdminServiceServer::new(Admin::new(self.engine)))
+            .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+            .add_service(reflection().build_v1().expect("the descriptors are our own build's"))
+            .add_service(reflection().build_v1alpha().expect("the same descriptors"))
+            .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
+            .await
+    }
+
+    /// Requests of the cache that are being answered.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.requests.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+/// Counts requests in flight and refuses those beyond the limit.
+#[derive(Debug, Clone)]
+struct Requests {
+    in_flight: Arc<AtomicUsize>,
+    max: usize,
+}
+
+/// One request in flight; ends when dropped, whether answered or cancelled.
+struct InFlight<'a>(&'a AtomicUsize);
+
+impl Requests {
+    fn admit(&self) -> Result<InFlight<'_>> {
+        let request = InFlight(&self.in_flight);
+        if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.max {
+            return Ok(request);
+        }
+        let text = format!("server.max_in_flight: {} requests are in flight already", self.max);
+        Err(Error::new(Kind::Overloaded, text))
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_beyond_the_limit_are_refused_until_one_ends() {
+        let requests = Requests { in_flight: Arc::default(), max: 2 };
+        let first = requests.admit().expect("one");
+        let _second = requests.admit().expect("two");
+        let refused = requests.admit().err().expect("three");
+        assert_eq!(refused.kind(), Kind::Overloaded);
+        drop(first);
+        assert!(requests.admit().is_ok());
+    }
+}

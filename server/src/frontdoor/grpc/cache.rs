@@ -1,0 +1,243 @@
+//! `pannier.v1.CacheService`: decode, call the engine, encode.
+
+use std::{pin::Pin, sync::Arc, time::Instant};
+
+use pannier_proto::v1::{
+    self, ExistsRequest, ExistsResponse, GetManyItem, GetManyRequest, GetManyResponse, GetRequest,
+    GetResponse, InvalidateRequest, InvalidateResponse, PutManyItem, PutManyRequest,
+    PutManyResponse, PutManyResult, PutRequest, PutResponse, ReadRequest, ReadResponse,
+    WatchRequest, WatchResponse, WriteRequest, WriteResponse, cache_service_server::CacheService,
+};
+use prost::Message;
+use tokio_stream::Stream;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Requests, deadline, decode, encode, status::status};
+use crate::{
+    engine::{Answer, Engine, Provenance, Source, check_batch},
+    error::{Error, Kind, Result},
+};
+
+/// Bytes of entries in one reply of GetMany; what is beyond is to be asked for again.
+const BATCH_BYTES_MAX: usize = 4 << 20;
+/// Items of a batch of writes after which other requests have their turn.
+const BATCH_TURN: usize = 64;
+
+/// The service.
+pub(super) struct Cache {
+    engine: Arc<Engine>,
+    requests: Requests,
+}
+
+impl Cache {
+    pub(super) fn new(engine: Arc<Engine>, requests: Requests) -> Self {
+        Self { engine, requests }
+    }
+
+    async fn get(&self, request: GetRequest) -> Result<GetResponse> {
+        let _request = self.requests.admit()?;
+        let options = decode::read_options(request.options)?;
+        let answer = self.engine.get(&request.namespace, request.key, options).await?;
+        Ok(GetResponse {
+            provenance: Some(encode::provenance(&answer.provenance)),
+            entry: answer.hit.map(encode::entry),
+            lease: None,
+        })
+    }
+
+    async fn put(&self, request: PutRequest) -> Result<PutResponse> {
+        let _request = self.requests.admit()?;
+        let options = decode::put_options(request.options.as_ref(), request.ttl.as_ref())?;
+        let PutRequest { namespace, key, value, metadata, content_type, tags, .. } = request;
+        let entry = decode::entry(value, content_type, metadata, tags)?;
+        let written = self.engine.put(&namespace, key, entry, options).await?;
+        Ok(encode::put_response(&written))
+    }
+
+    async fn exists(&self, request: ExistsRequest) -> Result<ExistsResponse> {
+        let _request = self.requests.admit()?;
+        let options = decode::read_options(request.options)?;
+        let answer = self.engine.exists(&request.namespace, request.key, options).await?;
+        Ok(ExistsResponse {
+            exists: answer.remaining.is_some(),
+            ttl: answer.remaining.map(encode::duration),
+            provenance: Some(encode::provenance(&answer.provenance)),
+        })
+    }
+
+    async fn invalidate(&self, request: InvalidateRequest) -> Result<InvalidateResponse> {
+        let _request = self.requests.admit()?;
+        let target = decode::target(request.target)?;
+        let done = self.engine.invalidate(&request.namespace, target).await?;
+        Ok(InvalidateResponse {
+            count: done.count,
+            local_outcome: encode::outcome(done.local).into(),
+            shared_outcome: v1::TierOutcome::Skipped.into(),
+            provenance: Some(encode::provenance(&done.provenance)),
+        })
+    }
+
+    async fn get_many(&self, request: GetManyRequest) -> Result<GetManyResponse> {
+        let _request = self.requests.admit()?;
+        let begun = Instant::now();
+        let options = decode::read_options(request.options)?;
+        let answers = self.engine.get_many(&request.namespace, request.keys, options).await?;
+        let mut room = BATCH_BYTES_MAX;
+        let mut source = Source::None;
+        let items = answers
+            .into_iter()
+            .map(|answer| {
+                let item = item(answer);
+                match room.checked_sub(item.encoded_len()) {
+                    Some(left) => {
+                        room = left;
+                        if item.entry.is_some() {
+                            source = Source::Local;
+                        }
+                        item
+                    }
+                    None => no_room(),
+                }
+            })
+            .collect();
+        let lookup = Some(begun.elapsed());
+        let provenance = Provenance { source, lookup, ..Provenance::default() };
+        Ok(GetManyResponse { items, provenance: Some(encode::provenance(&provenance)) })
+    }
+
+    async fn put_many(&self, request: PutManyRequest) -> Result<PutManyResponse> {
+        let _request = self.requests.admit()?;
+        let begun = Instant::now();
+        check_batch("items", request.items.len())?;
+        let options = request.options.unwrap_or_default();
+        if matches!(options.condition, Some(v1::write_options::Condition::IfVersion(_))) {
+            return Err(Error::invalid("options.if_version: cannot be used with PutMany"));
+        }
+        let mut results = Vec::with_capacity(request.items.len());
+        let mut source = Source::None;
+        for (index, item) in request.items.into_iter().enumerate() {
+            let written = self.put_item(&request.namespace, item, &options).await;
+            results.push(written.unwrap_or_else(|error| PutManyResult {
+                fault: Some(encode::fault(&error)),
+                ..PutManyResult::default()
+            }));
+            if results[index].fault.is_none() {
+                source = Source::Local;
+            }
+            if (index + 1) % BATCH_TURN == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        let store = Some(begun.elapsed());
+        let provenance = Provenance { source, store, ..Provenance::default() };
+        Ok(PutManyResponse { results, provenance: Some(encode::provenance(&provenance)) })
+    }
+
+    async fn put_item(
+        &self,
+        namespace: &str,
+        item: PutManyItem,
+        options: &v1::WriteOptions,
+    ) -> Result<PutManyResult> {
+        let options = decode::put_options(Some(options), item.ttl.as_ref())?;
+        let PutManyItem { key, value, metadata, content_type, tags, .. } = item;
+        let entry = decode::entry(value, content_type, metadata, tags)?;
+        let written = self.engine.put(namespace, key, entry, options).await?;
+        let PutResponse { version, expire_time, local_outcome, shared_outcome, .. } =
+            encode::put_response(&written);
+        Ok(PutManyResult { version, expire_time, local_outcome, shared_outcome, fault: None })
+    }
+}
+
+fn item(answer: Result<Answer>) -> GetManyItem {
+    match answer {
+        Ok(Answer { hit, provenance }) => GetManyItem {
+            entry: hit.map(encode::entry),
+            fault: None,
+            tier: encode::tier(provenance.source).into(),
+            stale: false,
+        },
+        Err(error) => faulty(&error),
+    }
+}
+
+fn no_room() -> GetManyItem {
+    let text = format!("reply: {BATCH_BYTES_MAX} bytes are full; ask for this key again");
+    faulty(&Error::new(Kind::Overloaded, text))
+}
+
+fn faulty(error: &Error) -> GetManyItem {
+    let tier = v1::Tier::None.into();
+    GetManyItem { entry: None, fault: Some(encode::fault(error)), tier, stale: false }
+}
+
+fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {
+    let text = format!("{rpc} is part of the contract, but not served by this version");
+    Err(status(Error::new(Kind::Unsupported, text)))
+}
+
+type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl CacheService for Cache {
+    async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        deadline::answer(deadline, self.get(request.into_inner())).await
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        deadline::answer(deadline, self.put(request.into_inner())).await
+    }
+
+    async fn exists(
+        &self,
+        request: Request<ExistsRequest>,
+    ) -> Result<Response<ExistsResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        deadline::answer(deadline, self.exists(request.into_inner())).await
+    }
+
+    async fn invalidate(
+        &self,
+        request: Request<InvalidateRequest>,
+    ) -> Result<Response<InvalidateResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        deadline::answer(deadline, self.invalidate(request.into_inner())).await
+    }
+
+    async fn get_many(
+        &self,
+        request: Request<GetManyRequest>,
+    ) -> Result<Response<GetManyResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        deadline::answer(deadline, self.get_many(request.into_inner())).await
+    }
+
+    async fn put_many(
+        &self,
+        request: Request<PutManyRequest>,
+    ) -> Result<Response<PutManyResponse>, Status> {
+        let deadline = deadline::of(request.metadata());
+        deadline::answer(deadline, self.put_many(request.into_inner())).await
+    }
+
+    type ReadStream = Replies<ReadResponse>;
+
+    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
+        not_served("Read")
+    }
+
+    async fn write(
+        &self,
+        _: Request<Streaming<WriteRequest>>,
+    ) -> Result<Response<WriteResponse>, Status> {
+        not_served("Write")
+    }
+
+    type WatchStream = Replies<WatchResponse>;
+
+    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        not_served("Watch")
+    }
+}

@@ -1,0 +1,138 @@
+use std::{collections::HashMap, fs, path::PathBuf};
+
+use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
+
+use super::*;
+
+fn attributes() -> Attributes {
+    Attributes::new(
+        "text/plain".into(),
+        HashMap::from([("b".into(), "2".into()), ("a".into(), "ü".into())]),
+        vec!["red".into(), "blue".into()],
+    )
+    .expect("within limits")
+}
+
+fn record(value: &[u8], attributes: Attributes, compression: Compression) -> Record {
+    let entry = Entry { value: Bytes::copy_from_slice(value), attributes };
+    Record::encode(
+        &entry,
+        Stamp::from_bytes(*b"0123456789abcdef"),
+        Timestamp::from_millis(1_700_000_000_000),
+        Timestamp::from_millis(1_700_000_060_000),
+        compression,
+    )
+    .expect("encodes")
+}
+
+/// Every kind of record, by name of its golden file.
+fn samples() -> Vec<(&'static str, Record, Entry)> {
+    let text = b"all work and no play ".repeat(100);
+    let make = |name, value: &[u8], attributes: Attributes, compression| {
+        let entry =
+            Entry { value: Bytes::copy_from_slice(value), attributes: attributes.clone() };
+        (name, record(value, attributes, compression), entry)
+    };
+    vec![
+        make("v1-empty", b"", Attributes::default(), Compression::None),
+        make("v1-raw", b"value", attributes(), Compression::None),
+        make("v1-lz4", &text, attributes(), Compression::Lz4),
+        make("v1-zstd", &text, Attributes::default(), Compression::Zstd),
+    ]
+}
+
+/// To add the goldens of a new format: `PANNIER_WRITE_GOLDEN=1 cargo test … golden`. Files of
+/// released formats are never written again.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a switch for whoever runs the test")]
+fn golden_records_of_every_format_still_decode() {
+    let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    for (name, record, entry) in samples() {
+        let path = dir.join(format!("{name}.record"));
+        if std::env::var_os("PANNIER_WRITE_GOLDEN").is_some() && !path.exists() {
+            fs::write(&path, record.as_bytes()).expect("writes");
+        }
+        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let golden = Record::decode(bytes.into()).expect("decodes");
+        assert_eq!(golden.head().stamp, record.head().stamp, "{name}");
+        assert_eq!(golden.head().created, record.head().created, "{name}");
+        assert_eq!(golden.head().expires, record.head().expires, "{name}");
+        assert_eq!(golden.entry().expect("decodes"), entry, "{name}");
+    }
+}
+
+#[test]
+fn every_flipped_bit_and_every_cut_is_noticed() {
+    for (name, record, _) in samples() {
+        let good = record.as_bytes();
+        for bit in 0..good.len() * 8 {
+            let mut bad = good.to_vec();
+            bad[bit / 8] ^= 1 << (bit % 8);
+            let error = Record::decode(bad.into()).expect_err(name);
+            assert_eq!(error.kind(), Kind::Corrupt, "{name}, bit {bit}");
+        }
+        for cut in 0..good.len() {
+            assert!(Record::decode(good.slice(..cut)).is_err(), "{name}, cut at {cut}");
+        }
+        let mut long = good.to_vec();
+        long.push(0);
+        assert!(Record::decode(long.into()).is_err(), "{name}, one byte more");
+    }
+}
+
+#[test]
+fn what_does_not_shrink_is_kept_as_it_is() {
+    let noise: Vec<u8> = (0..4096).map(|_| fastrand::u8(..)).collect();
+    for compression in [Compression::Lz4, Compression::Zstd] {
+        let record = record(&noise, Attributes::default(), compression);
+        assert_eq!(record.as_bytes().len(), HEADER_BYTES + noise.len());
+    }
+    let packed = record(&[7; 4096], Attributes::default(), Compression::Lz4);
+    assert!(packed.as_bytes().len() < 200);
+}
+
+#[test]
+fn a_record_that_lies_about_its_size_is_corrupt_and_allocates_nothing() {
+    let record = record(&[7; 4096], Attributes::default(), Compression::Lz4);
+    let mut bytes = record.as_bytes().to_vec();
+    bytes[48..52].copy_from_slice(&(u32::MAX).to_le_bytes());
+    let sum = checksum(&bytes);
+    bytes[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+    assert!(Record::decode(bytes.clone().into()).is_err());
+    bytes[48..52].copy_from_slice(&4097_u32.to_le_bytes());
+    let sum = checksum(&bytes);
+    bytes[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
+    let lying = Record::decode(bytes.into()).expect("the header alone cannot tell");
+    assert_eq!(lying.entry().expect_err("size differs").kind(), Kind::Corrupt);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn what_goes_in_comes_out(
+        value in prop::collection::vec(any::<u8>(), 0..5000),
+        repeat in 1..4_usize,
+        pairs in prop::collection::hash_map(".{1,20}", ".{0,50}", 0..8),
+        tags in prop::collection::vec("[a-zäß]{1,16}", 0..6),
+        compression in prop::sample::select(vec![
+            Compression::None, Compression::Lz4, Compression::Zstd,
+        ]),
+    ) {
+        let attributes = Attributes::new("a/b".into(), pairs, tags).expect("within limits");
+        let value = value.repeat(repeat);
+        let encoded = record(&value, attributes.clone(), compression);
+        let decoded = Record::decode(encoded.as_bytes().clone()).expect("decodes");
+        prop_assert_eq!(decoded.head(), encoded.head());
+        let entry = decoded.entry().expect("decodes");
+        prop_assert_eq!(entry.value, value);
+        prop_assert_eq!(entry.attributes, attributes);
+    }
+
+    #[test]
+    fn random_bytes_never_decode_and_never_panic(
+        bytes in prop::collection::vec(any::<u8>(), 0..400),
+    ) {
+        prop_assert!(Record::decode(bytes.into()).is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! The daemon as a whole: binds, runs, stops. Owns every task and thread it starts.
+//!
+//! Threads: the caller's runtime accepts, serves HTTP and looks after the tiers; each worker is a
+//! thread with a current-thread runtime that serves gRPC (ADR 0007).
+//!
+//! Stopping (P24): health says not serving, the acceptor stops, connections are told to go away
+//! and finish what is in flight, the local tier is written out and closed. Whatever has not
+//! finished within `drain_timeout` is dropped.
+
+use std::{future::Future, io, sync::Arc, thread, time::Duration};
+
+use tokio::{
+    sync::oneshot,
+    task::JoinSet,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::{
+    clock::Clock,
+    config::{Config, Listen},
+    engine::Engine,
+    error::{Error, Kind, Result},
+    frontdoor::{
+        grpc::{CACHE_SERVICE, SHARED_PART, Services},
+        http,
+        listen::{self, Inlet, Listener},
+    },
+    stamp::Stamper,
+    tier::local::{LocalTier, Maintenance},
+};
+
+/// A bound daemon, not yet serving.
+pub struct Server {
+    config: Arc<Config>,
+    grpc: Listener,
+    http: Listener,
+    services: Services,
+    health: HealthReporter,
+    local: LocalTier,
+    maintenance: Maintenance,
+    stop_maintenance: CancellationToken,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Everything in flight was finished.
+    Drained,
+    /// Requests were cut off: the drain deadline passed, or a second signal came.
+    CutOff,
+}
+
+impl Server {
+    /// Opens the tiers and binds the addresses. `Held` when the data directory belongs to another
+    /// daemon; `Unavailable` when it or an address cannot be used.
+    pub async fn build(config: Config) -> Result<Self> {
+        let config = Arc::new(config);
+        let grpc = bind("server.listen", &config.server.listen).await?;
+        let http = bind("server.http_listen", &config.server.http_listen).await?;
+        if config.shared.url.is_some() {
+            tracing::warn!(
+                "a Redis URL is configured, but this version has no shared tier; the local tier is \
+                 the whole cache"
+            );
+        }
+        let clock = Clock::system();
+        let stop_maintenance = CancellationToken::new();
+        let address = address(&grpc)?.to_string();
+        let (local, maintenance) = LocalTier::open(
+            &config.local,
+            config.longest_lifetime(),
+            &address,
+            clock.clone(),
+            stop_maintenance.clone(),
+        )
+        .await?;
+        let writer = Stamper::random_writer()?;
+        let engine = Engine::new(Arc::clone(&config), clock, writer, local.clone());
+        let health = HealthReporter::new();
+        for part in ["", CACHE_SERVICE] {
+            health.set_service_status(part, ServingStatus::Serving).await;
+        }
+        health.set_service_status(SHARED_PART, ServingStatus::Unknown).await;
+        let max_in_flight = config.server.max_in_flight;
+        let services = Services::new(Arc::new(engine), health.clone(), max_in_flight);
+        Ok(Self {
+            config,
+            grpc,
+            http,
+            services,
+            health,
+            local,
+            maintenance,
+            stop_maintenance,
+        })
+    }
+
+    /// The addresses as bound: gRPC, HTTP.
+    pub fn addresses(&self) -> Result<(Listen, Listen)> {
+        Ok((address(&self.grpc)?, address(&self.http)?))
+    }
+
+    /// Serves until `stop` is ready, then drains until `hurry` is or the deadline passes.
+    pub async fn run(
+        self,
+        stop: impl Future<Output = ()>,
+        hurry: impl Future<Output = ()>,
+    ) -> Result<Ending> {
+        let (stopping, drained) = (CancellationToken::new(), CancellationToken::new());
+        let mut workers = Workers::start(&self.config, &self.services, &stopping)?;
+        let outlets = workers.take_outlets();
+        let max_connections = self.config.server.max_connections;
+        let mut doors = JoinSet::new();
+        doors.spawn(listen::accept(self.grpc, outlets, max_connections, stopping.clone()));
+        let router = http::router(stopping.clone());
+        let http_stop = drained.clone();
+        doors.spawn(async move {
+            if let Err(error) = http::serve(self.http, router, http_stop).await {
+                tracing::error!(%error, "the HTTP port stopped");
+            }
+        });
+
+        tokio::pin!(hurry);
+        tokio::select! {
+            () = stop => tracing::info!("stopping: finishing what is in flight"),
+            () = workers.first_failure() => tracing::error!("a worker stopped by itself"),
+        }
+        let deadline = Instant::now() + self.config.server.drain_timeout.0;
+        for part in ["", CACHE_SERVICE] {
+            self.health.set_service_status(part, ServingStatus::NotServing).await;
+        }
+        stopping.cancel();
+        let ending = tokio::select! {
+            finished = timeout_at(deadline, workers.finished()) => match finished {
+                Ok(()) => Ending::Drained,
+                Err(_) => Ending::CutOff,
+            },
+            () = &mut hurry => Ending::CutOff,
+        };
+        if ending == Ending::CutOff {
+            let in_flight = self.services.in_flight();
+            tracing::warn!(in_flight, "stopped before everything in flight was finished");
+        }
+        workers.abandon();
+        drained.cancel();
+        doors.shutdown().await;
+        self.stop_maintenance.cancel();
+        let _ = self.maintenance.await;
+        tokio::select! {
+            closed = self.local.close() => closed?,
+            () = &mut hurry => tracing::warn!("the local tier was not closed in order"),
+        }
+        Ok(ending)
+    }
+}
+
+/// The threads that serve gRPC.
+struct Workers {
+    outlets: Vec<listen::Outlet>,
+    /// One for each worker; resolves when it has finished.
+    running: JoinSet<()>,
+    /// Makes the workers give up on what is left.
+    abandoned: CancellationToken,
+}
+
+impl Workers {
+    fn start(config: &Config, services: &Services, stop: &CancellationToken) -> Result<Self> {
+        let abandoned = CancellationToken::new();
+        let mut workers = Self { outlets: Vec::new(), running: JoinSet::new(), abandoned };
+        for index in 0..config.server.workers {
+            let (outlet, inlet) = listen::handover();
+            let (services, stop) = (services.clone(), stop.clone());
+            let abandoned = workers.abandoned.clone();
+            let (finished, has_finished) = oneshot::channel::<()>();
+            thread::Builder::new()
+                .name(format!("pannier-worker-{index}"))
+                .spawn(move || {
+                    work(services, inlet, stop, abandoned);
+                    drop(finished);
+                })
+                .map_err(|error| unavailable("a worker thread cannot be started", error))?;
+            workers.running.spawn(async {
+                // An error only says that the sender is gone: the worker has finished.
+                let _ = has_finished.await;
+            });
+            workers.outlets.push(outlet);
+        }
+        Ok(workers)
+    }
+
+    fn take_outlets(&mut self) -> Vec<listen::Outlet> {
+        std::mem::take(&mut self.outlets)
+    }
+
+    async fn first_failure(&mut self) {
+        self.running.join_next().await;
+    }
+
+    async fn finished(&mut self) {
+        while self.running.join_next().await.is_some() {}
+    }
+
+    fn abandon(&self) {
+        self.abandoned.cancel();
+    }
+}
+
+/// One worker, from its start to its end.
+fn work(services: Services, inlet: Inlet, stop: CancellationToken, abandoned: CancellationToken) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::error!(%error, "a worker's runtime cannot be built"),
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            served = services.serve(inlet.connections(), stop) => {
+                if let Err(error) = served {
+                    tracing::error!(%error, "a worker stopped");
+                }
+            }
+            () = abandoned.cancelled() => {}
+        }
+    });
+    // Blocking calls go on to their end, but nobody waits for them here: the tier does.
+    runtime.shutdown_timeout(Duration::ZERO);
+}
+
+async fn bind(setting: &str, listen: &Listen) -> Result<Listener> {
+    Listener::bind(listen).await.map_err(|error| {
+        unavailable(&format!("{setting}: {listen} cannot be listened on"), error)
+    })
+}
+
+fn address(listener: &Listener) -> Result<Listen> {
+    listener.address().map_err(|error| unavailable("a bound address cannot be read", error))
+}
+
+fn unavailable(text: &str, error: io::Error) -> Error {
+    Error::new(Kind::Unavailable, text.to_owned()).caused_by(error)
+}

@@ -1,0 +1,48 @@
+//! Tiers: places that keep records.
+//!
+//! A tier knows nothing of namespaces' policies, of other tiers or of the wire. What only one tier
+//! can do (scan, conditional writes, statistics) stands on that tier, not here.
+
+#[cfg(test)]
+pub(crate) mod conformance;
+pub mod local;
+#[cfg(test)]
+mod memory;
+
+use std::future::Future;
+
+use crate::{clock::Timestamp, error::Result, key::EntryName, record::Record};
+
+/// A record a tier holds, with the end of its lifetime there.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// The record.
+    pub record: Record,
+    /// When the tier lets go of it. Not later than the entry's own end (P2).
+    pub expires: Timestamp,
+}
+
+/// The contract every tier keeps; `conformance` is its test.
+///
+/// - A `get` that starts after a `put` or `delete` of the same name has returned sees its effect.
+/// - Nothing is returned at or after its end, whatever the tier still has stored (P2).
+/// - A record that is damaged is not returned: it is a miss, is removed and is counted (P3).
+/// - Errors are of kind `Unavailable` (the tier cannot be used now) or `Overloaded`. After an
+///   error of `put` or `delete` the old record is not returned until one of them has succeeded.
+/// - Every method is cancel safe: a dropped call has either taken effect or will do so before any
+///   later call for the same name does.
+pub trait Tier: Send + Sync {
+    /// The live record of this name; `None` is a miss.
+    fn get(&self, name: &EntryName) -> impl Future<Output = Result<Option<Found>>> + Send;
+
+    /// Keeps a record until `expires`, replacing what is there.
+    fn put(
+        &self,
+        name: &EntryName,
+        record: &Record,
+        expires: Timestamp,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// Removes a record; tells whether a live one was there.
+    fn delete(&self, name: &EntryName) -> impl Future<Output = Result<bool>> + Send;
+}

@@ -1,0 +1,292 @@
+//! The local tier's background work: opening, repair, refreshing what is read, closing.
+//!
+//! Repair, after a failed write (P12): wait until the directory takes a megabyte again, close the
+//! store, set it aside if it is damaged, open it, remove what is doubtful. Tried at once, then
+//! after 1, 2, 4 … 30 s. The store is readable until it is closed.
+
+use std::{
+    fs, io,
+    path::Path,
+    sync::{Arc, PoisonError, atomic::Ordering},
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Inner, Left, Owner, Store,
+    envelope::{ENVELOPE_BYTES, Envelope},
+    off_thread, store_dir,
+};
+use crate::{
+    error::{Error, Kind, Result},
+    key::EntryName,
+};
+
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+const RETRY_MIN: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// What a directory must take before its store is closed for repair.
+const PROBE_BYTES: usize = 1 << 20;
+const DAMAGED_PREFIX: &str = "damaged-";
+
+/// Works until `stop`.
+pub(super) async fn run(
+    inner: Arc<Inner>,
+    mut refresh: mpsc::Receiver<EntryName>,
+    stop: CancellationToken,
+) {
+    let mut watch = interval(WATCH_EVERY);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut retry = RETRY_MIN;
+    let mut next_try: Option<Instant> = None;
+    loop {
+        let due = async {
+            match next_try {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = inner.wake.notified(), if next_try.is_none() => next_try = Some(Instant::now()),
+            () = due => {
+                let repaired = repair(&inner).await;
+                next_try = (!repaired).then(|| Instant::now() + retry);
+                retry = if repaired { RETRY_MIN } else { (retry * 2).min(RETRY_MAX) };
+            }
+            Some(name) = refresh.recv() => refresh_one(&inner, &name).await,
+            _ = watch.tick() => look_around(&inner).await,
+        }
+    }
+}
+
+/// Notices a directory that was removed under the store, and keeps the position.
+async fn look_around(inner: &Arc<Inner>) {
+    if inner.health.is_failing() {
+        return;
+    }
+    let (worker, slot) = (Arc::clone(inner), Arc::clone(&inner.store).read_owned().await);
+    let _ = off_thread(move || {
+        let Some(store) = &*slot else { return };
+        let owned = {
+            let owner = worker.owner.lock().unwrap_or_else(PoisonError::into_inner);
+            owner.as_ref().is_some_and(Owner::is_in_place)
+        };
+        let position = worker.position.load(Ordering::Relaxed);
+        if !owned || !store.is_in_place() {
+            let text = format!("local tier: {} was removed", worker.data_dir.display());
+            worker.failed_all(Error::new(Kind::Unavailable, text));
+        } else if worker.kept_position.swap(position, Ordering::Relaxed) != position {
+            // Lost at worst: then records look younger than they are.
+            let _ = store.keep_position(position);
+        }
+    })
+    .await;
+}
+
+/// Writes a record again so that it is not dropped with the oldest, unless it has changed.
+async fn refresh_one(inner: &Arc<Inner>, name: &EntryName) {
+    let lock = Arc::clone(inner.lock_of(name)).lock_owned().await;
+    let slice = Arc::clone(&inner.slices).read_owned().await;
+    let slot = Arc::clone(&inner.store).read_owned().await;
+    let (worker, name) = (Arc::clone(inner), name.clone());
+    let _ = off_thread(move || {
+        let _guards = (lock, slice);
+        let Some(store) = &*slot else { return };
+        if worker.health.is_failing() {
+            return;
+        }
+        let aging = |value: &[u8]| {
+            let (envelope, record) = Envelope::unwrap(value)?;
+            let live = worker.clock.now() < envelope.expires;
+            (live && worker.is_aging(&envelope)).then(|| (envelope, record.to_vec()))
+        };
+        let Ok(Some(Some((envelope, record)))) = store.read(name.as_bytes(), aging) else { return };
+        let bytes = (ENVELOPE_BYTES + record.len()) as u64;
+        let position = worker.position.fetch_add(bytes, Ordering::Relaxed);
+        let value = Envelope { position, ..envelope }.wrap(&record);
+        match store.write(name.as_bytes(), &value) {
+            Ok(()) => _ = worker.counts.refreshed.fetch_add(1, Ordering::Relaxed),
+            Err(error) => _ = worker.failed(&name, error),
+        }
+    })
+    .await;
+}
+
+/// One attempt to make the store work; tells whether it does.
+async fn repair(inner: &Arc<Inner>) -> bool {
+    let worker = Arc::clone(inner);
+    match off_thread(move || probe(&worker.data_dir)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            inner.health.still(format!("local tier: data directory takes no writes: {error}"));
+            return false;
+        }
+        Err(_) => return false,
+    }
+    let mut slot = Arc::clone(&inner.store).write_owned().await;
+    let worker = Arc::clone(inner);
+    let result = off_thread(move || {
+        if let Some(store) = slot.take() {
+            store.stop_background();
+        }
+        *slot = Some(worker.reopen()?);
+        Ok::<_, Error>(())
+    })
+    .await;
+    match result {
+        Ok(Ok(())) => {
+            inner.counts.reopens.fetch_add(1, Ordering::Relaxed);
+            tracing::info!("local tier takes writes again");
+            true
+        }
+        Ok(Err(error)) | Err(error) => {
+            inner.health.still(error.to_string());
+            tracing::warn!(%error, "local tier could not be repaired yet");
+            false
+        }
+    }
+}
+
+impl Inner {
+    /// The first opening: takes the directory.
+    pub(super) fn open_first(&self) -> Result<()> {
+        let (owner, left) = Owner::take(&self.data_dir, &self.listen)?;
+        *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
+        if left == Left::PowerCut {
+            tracing::warn!(
+                "the machine went down while the store was open; its entries are dropped, because \
+                 the last removals may be missing"
+            );
+            discard(&self.data_dir)?;
+        }
+        let store = self.open_or_set_aside()?;
+        *self.store.blocking_write() = Some(store);
+        Ok(())
+    }
+
+    /// Opens the store again after a fault, without what is doubtful.
+    fn reopen(&self) -> Result<Store> {
+        let in_place = {
+            let owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+            owner.as_ref().is_some_and(Owner::is_in_place)
+        };
+        if !in_place {
+            let (owner, _) = Owner::take(&self.data_dir, &self.listen)?;
+            *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
+        }
+        let (everything, damaged) = self.health.verdict();
+        if damaged {
+            self.set_aside()?;
+        } else if everything {
+            discard(&self.data_dir)?;
+        }
+        let store = self.open_or_set_aside()?;
+        self.health.resolve(|names| {
+            let names: Vec<_> = names.iter().map(|name| name.as_bytes().into()).collect();
+            store.delete_all(&names)
+        })?;
+        Ok(store)
+    }
+
+    fn open_or_set_aside(&self) -> Result<Store> {
+        match self.open_store() {
+            Err(error) if matches!(error.kind(), Kind::Corrupt | Kind::Internal) => {
+                tracing::error!(%error, "the store is damaged; it is set aside");
+                self.set_aside()?;
+                self.open_store()
+            }
+            result => result,
+        }
+    }
+
+    fn open_store(&self) -> Result<Store> {
+        let store = Store::open(
+            &store_dir(&self.data_dir),
+            &self.sizes,
+            self.longest_lifetime,
+            &self.clock,
+            &self.counts.swept,
+        )?;
+        self.position.fetch_max(store.position()?, Ordering::Relaxed);
+        Ok(store)
+    }
+
+    /// Puts a damaged store out of the way. What tells how it came about is kept, the latest only;
+    /// its data would count against the budget and goes.
+    fn set_aside(&self) -> Result<()> {
+        self.counts.set_asides.fetch_add(1, Ordering::Relaxed);
+        let failed = |error| unusable(&self.data_dir, error);
+        for entry in fs::read_dir(&self.data_dir).map_err(failed)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(DAMAGED_PREFIX) {
+                fs::remove_dir_all(entry.path()).map_err(failed)?;
+            }
+        }
+        let aside = format!("{DAMAGED_PREFIX}{}", self.clock.now().as_millis());
+        let aside = self.data_dir.join(aside);
+        fs::rename(store_dir(&self.data_dir), &aside).map_err(failed)?;
+        for entry in fs::read_dir(&aside).map_err(failed)?.flatten() {
+            let data = entry.path().extension().is_some_and(|it| {
+                ["sst", "blob", "log"].iter().any(|kind| it == *kind)
+            });
+            if data {
+                fs::remove_file(entry.path()).map_err(failed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes everything out and closes the store in order.
+    pub(super) fn close(&self, store: Option<Store>) -> Result<()> {
+        let Some(store) = store else { return Ok(()) };
+        store.stop_background();
+        store.keep_position(self.position.load(Ordering::Relaxed))?;
+        store.flush()?;
+        drop(store);
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(mut owner) = owner.take() {
+            owner.note_closed().map_err(|error| unusable(&self.data_dir, error))?;
+        }
+        Ok(())
+    }
+
+    /// Drops everything and begins anew.
+    pub(super) fn begin_anew(&self, store: Option<Store>) -> Result<Store> {
+        if let Some(store) = store {
+            store.stop_background();
+        }
+        discard(&self.data_dir)?;
+        let store = self.open_or_set_aside()?;
+        self.health.clear();
+        Ok(store)
+    }
+}
+
+/// Whether the directory takes writes: tries.
+fn probe(data_dir: &Path) -> io::Result<()> {
+    fs::create_dir_all(data_dir)?;
+    let path = data_dir.join("probe");
+    let result = fs::File::create(&path).and_then(|mut file| {
+        io::Write::write_all(&mut file, &vec![1; PROBE_BYTES])?;
+        file.sync_all()
+    });
+    let removed = fs::remove_file(&path);
+    result.and(removed)
+}
+
+fn discard(data_dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(store_dir(data_dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(data_dir, error)),
+        _ => Ok(()),
+    }
+}
+
+fn unusable(data_dir: &Path, error: io::Error) -> Error {
+    let text = format!("local tier: data directory {} cannot be used", data_dir.display());
+    Error::new(Kind::Unavailable, text).caused_by(error)
+}

@@ -1,0 +1,357 @@
+//! The RocksDB store under the local tier: how it is opened, and its blocking calls.
+//!
+//! Layout: one column family. Small values lie in the tables, those of [`BLOB_BYTES_MIN`] and more
+//! in blob files. Compaction is FIFO over tables and blobs together: past the budget the oldest
+//! tables go, with their blobs. Tables are merged in tiers until there are about
+//! [`TABLES_TARGET`] of them, so that a lookup probes few; a merge drops what has expired. Hot
+//! entries stay because the tier writes them again before their table's turn comes (ADR 0006).
+//!
+//! Values below [`INLINE_BYTES_MAX`] that are in memory are read and written on the caller's
+//! thread (a few microseconds); everything else is for a thread that may block.
+
+use std::{
+    ffi::CStr,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, DBRecoveryMode, ErrorKind,
+    FifoCompactOptions, LogLevel, Options, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions,
+    compaction_filter::{CompactionFilter, Decision},
+    compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
+};
+
+use super::{
+    budget::{Sizes, WRITE_BUFFERS},
+    envelope::Envelope,
+};
+use crate::{
+    clock::Clock,
+    error::{Error, Kind, Result},
+};
+
+/// Values from this size on lie in blob files and are read on a blocking thread.
+pub(super) const BLOB_BYTES_MIN: usize = 16 << 10;
+/// Values up to this size are written on the caller's thread.
+pub(super) const INLINE_BYTES_MAX: usize = BLOB_BYTES_MIN;
+/// Tables that merging aims at.
+const TABLES_TARGET: i32 = 16;
+/// Where the position is kept; no entry's name begins with a zero byte.
+const POSITION_KEY: &[u8] = b"\0position";
+
+/// Counts that compaction threads write.
+#[derive(Debug, Default)]
+pub(super) struct Swept {
+    pub(super) expired: AtomicU64,
+}
+
+/// An open store.
+pub(super) struct Store {
+    db: DB,
+    cache: Cache,
+    path: PathBuf,
+    in_memory: ReadOptions,
+    anywhere: ReadOptions,
+    no_wait: WriteOptions,
+    may_wait: WriteOptions,
+}
+
+/// What a read on the caller's thread found.
+pub(super) enum Lookup<T> {
+    /// A value, as the reader made of it.
+    Found(T),
+    /// No value.
+    Absent,
+    /// Not in memory: ask again where blocking is allowed.
+    OnDisk,
+}
+
+impl Store {
+    /// Opens or creates the store in `path`. `Corrupt` when it is damaged beyond opening.
+    pub(super) fn open(
+        path: &Path,
+        sizes: &Sizes,
+        longest_lifetime: Duration,
+        clock: &Clock,
+        swept: &Arc<Swept>,
+    ) -> Result<Self> {
+        let cache = Cache::new_hyper_clock_cache(bytes(sizes.block_cache), 0);
+        let mut options = options(sizes, &cache, longest_lifetime);
+        options.set_compaction_filter_factory(SweeperFactory {
+            clock: clock.clone(),
+            swept: Arc::clone(swept),
+        });
+        fs::create_dir_all(path).map_err(|error| io_error(path, error))?;
+        let db = DB::open(&options, path).map_err(|error| store_error(&error))?;
+        // The binding has no setters for these three.
+        let fifo = format!(
+            "{{max_data_files_size={0};max_table_files_size={0};allow_compaction=true;\
+             use_kv_ratio_compaction=true}}",
+            sizes.data_files
+        );
+        db.set_options(&[("compaction_options_fifo", &fifo)])
+            .map_err(|error| store_error(&error))?;
+        let mut in_memory = ReadOptions::default();
+        in_memory.set_read_tier(ReadTier::BlockCache);
+        let mut no_wait = WriteOptions::default();
+        no_wait.set_no_slowdown(true);
+        Ok(Self {
+            db,
+            cache,
+            path: path.to_owned(),
+            in_memory,
+            anywhere: ReadOptions::default(),
+            no_wait,
+            may_wait: WriteOptions::default(),
+        })
+    }
+
+    /// Reads if it can be done without the disk. `read` sees the stored value in place.
+    pub(super) fn read_in_memory<T>(
+        &self,
+        name: &[u8],
+        read: impl FnOnce(&[u8]) -> T,
+    ) -> Result<Lookup<T>> {
+        match self.db.get_pinned_opt(name, &self.in_memory) {
+            Ok(Some(value)) => Ok(Lookup::Found(read(&value))),
+            Ok(None) => Ok(Lookup::Absent),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(Lookup::OnDisk),
+            Err(error) => Err(store_error(&error)),
+        }
+    }
+
+    /// Reads wherever it lies. Blocks.
+    pub(super) fn read<T>(&self, name: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
+        let value = self.db.get_pinned_opt(name, &self.anywhere);
+        Ok(value.map_err(|error| store_error(&error))?.map(|value| read(&value)))
+    }
+
+    /// Writes if it can be done without waiting; `false` when it cannot.
+    pub(super) fn try_write(&self, name: &[u8], value: &[u8]) -> Result<bool> {
+        match self.db.put_opt(name, value, &self.no_wait) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
+            Err(error) => Err(store_error(&error)),
+        }
+    }
+
+    /// Writes. Blocks.
+    pub(super) fn write(&self, name: &[u8], value: &[u8]) -> Result<()> {
+        self.db.put_opt(name, value, &self.may_wait).map_err(|error| store_error(&error))
+    }
+
+    /// Removes a name if it can be done without waiting; `false` when it cannot.
+    pub(super) fn try_delete(&self, name: &[u8]) -> Result<bool> {
+        match self.db.delete_opt(name, &self.no_wait) {
+            Ok(()) => Ok(true),
+            Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
+            Err(error) => Err(store_error(&error)),
+        }
+    }
+
+    /// Removes a name. Blocks.
+    pub(super) fn delete(&self, name: &[u8]) -> Result<()> {
+        self.db.delete_opt(name, &self.may_wait).map_err(|error| store_error(&error))
+    }
+
+    /// Removes these names in one write. Blocks.
+    pub(super) fn delete_all(&self, names: &[Box<[u8]>]) -> Result<()> {
+        let mut batch = WriteBatch::default();
+        for name in names {
+            batch.delete(name);
+        }
+        self.db.write_opt(batch, &self.may_wait).map_err(|error| store_error(&error))
+    }
+
+    /// Calls `visit` with names and values in order, from `from` on and below `prefix`'s end,
+    /// until it says stop. Blocks.
+    pub(super) fn scan(
+        &self,
+        prefix: &[u8],
+        from: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> bool,
+    ) -> Result<()> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_iterate_range(rocksdb::PrefixRange(prefix));
+        let mut cursor = self.db.raw_iterator_opt(options);
+        cursor.seek(from);
+        while let Some((name, value)) = cursor.item() {
+            if !visit(name, value) {
+                return Ok(());
+            }
+            cursor.next();
+        }
+        cursor.status().map_err(|error| store_error(&error))
+    }
+
+    /// The position that was last kept; 0 for a new store. Blocks.
+    pub(super) fn position(&self) -> Result<u64> {
+        let stored = self.read(POSITION_KEY, |value| value.try_into().map(u64::from_le_bytes))?;
+        Ok(stored.and_then(std::result::Result::ok).unwrap_or(0))
+    }
+
+    /// Keeps the position for the next start.
+    pub(super) fn keep_position(&self, position: u64) -> Result<()> {
+        self.write(POSITION_KEY, &position.to_le_bytes())
+    }
+
+    /// Writes everything in memory to tables and syncs them. Blocks.
+    pub(super) fn flush(&self) -> Result<()> {
+        self.db.flush().map_err(|error| store_error(&error))
+    }
+
+    /// Bytes of write buffers, block cache and table readers.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        let property = |name: &CStr| self.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        property(c"rocksdb.cur-size-all-mem-tables")
+            + property(c"rocksdb.estimate-table-readers-mem")
+            + self.cache.get_usage() as u64
+    }
+
+    /// Keys, as the store estimates them.
+    pub(super) fn keys_estimate(&self) -> u64 {
+        self.db.property_int_value(c"rocksdb.estimate-num-keys").ok().flatten().unwrap_or(0)
+    }
+
+    /// Whether the store's directory is still where it was opened.
+    pub(super) fn is_in_place(&self) -> bool {
+        self.path.join("CURRENT").exists()
+    }
+
+    /// Stops background work so that closing does not wait for a merge. Blocks shortly.
+    pub(super) fn stop_background(&self) {
+        self.db.cancel_all_background_work(true);
+    }
+
+    #[cfg(test)]
+    pub(super) fn tables(&self) -> usize {
+        self.db.live_files().map_or(0, |files| files.len())
+    }
+}
+
+fn options(sizes: &Sizes, cache: &Cache, longest_lifetime: Duration) -> Options {
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(cache);
+    table.set_bloom_filter(10.0, false);
+    // Filters and indexes count against the memory budget, and stay.
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_compaction_style(DBCompactionStyle::Fifo);
+    let mut fifo = FifoCompactOptions::default();
+    fifo.set_max_table_files_size(sizes.data_files);
+    options.set_fifo_compaction_options(&fifo);
+    options.set_level_zero_file_num_compaction_trigger(TABLES_TARGET);
+    // A table whose newest record is older than any lifetime goes as a whole.
+    options.set_ttl(longest_lifetime.as_secs() + 1);
+    options.set_max_open_files(-1);
+    options.set_enable_blob_files(true);
+    options.set_min_blob_size(BLOB_BYTES_MIN as u64);
+
+    options.set_write_buffer_size(bytes(sizes.write_buffer));
+    options.set_max_write_buffer_number(i32::try_from(WRITE_BUFFERS).unwrap_or(3));
+    options.set_max_total_wal_size(sizes.write_ahead_log / 2);
+    options.set_memtable_whole_key_filtering(true);
+    options.set_memtable_prefix_bloom_ratio(0.1);
+    // A torn last record is the write that a kill interrupted; any other damage means that later
+    // deletes could be missing, so the store must not open.
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_max_background_jobs(2);
+    options.set_manifest_preallocation_size(64 << 10);
+    options.set_log_level(LogLevel::Warn);
+    options.set_max_log_file_size(1 << 20);
+    options.set_keep_log_file_num(2);
+    options.set_stats_dump_period_sec(0);
+    options
+}
+
+/// Drops expired records when tables are merged. Runs on several threads and must not panic.
+struct Sweeper {
+    now: crate::clock::Timestamp,
+    swept: Arc<Swept>,
+}
+
+impl CompactionFilter for Sweeper {
+    fn filter(&mut self, _level: u32, name: &[u8], value: &[u8]) -> Decision {
+        // What does not decode is left for a read to find and count.
+        let expired =
+            Envelope::unwrap(value).is_some_and(|(envelope, _)| envelope.expires <= self.now);
+        if expired && name != POSITION_KEY {
+            self.swept.expired.fetch_add(1, Ordering::Relaxed);
+            return Decision::Remove;
+        }
+        Decision::Keep
+    }
+
+    fn name(&self) -> &CStr {
+        c"pannier.sweeper"
+    }
+}
+
+struct SweeperFactory {
+    clock: Clock,
+    swept: Arc<Swept>,
+}
+
+impl CompactionFilterFactory for SweeperFactory {
+    type Filter = Sweeper;
+
+    fn create(&mut self, _context: CompactionFilterContext) -> Sweeper {
+        Sweeper { now: self.clock.now(), swept: Arc::clone(&self.swept) }
+    }
+
+    fn name(&self) -> &CStr {
+        c"pannier.sweeper"
+    }
+}
+
+/// Bytes on disk of everything under `path`, as the file system allocates them. Blocks.
+pub(super) fn disk_bytes(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    let size = |entry: fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
+        Ok(meta) => meta.blocks() * 512,
+        Err(_) => 0,
+    };
+    entries.flatten().map(size).sum()
+}
+
+/// The one table from RocksDB's errors to ours.
+fn store_error(error: &rocksdb::Error) -> Error {
+    let text = format!("local tier: {}", error.as_ref());
+    match error.kind() {
+        // A block or log that does not agree with its checksum.
+        ErrorKind::Corruption => Error::new(Kind::Corrupt, text),
+        // Full, read-only or vanished disk; also what a store answers after such a fault.
+        ErrorKind::IOError | ErrorKind::Aborted | ErrorKind::ShutdownInProgress => {
+            Error::new(Kind::Unavailable, text)
+        }
+        // Never asked for without `no_slowdown`, but a wait would help.
+        ErrorKind::Incomplete | ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::TryAgain => {
+            Error::new(Kind::Overloaded, text)
+        }
+        _ => Error::new(Kind::Internal, text),
+    }
+}
+
+fn io_error(path: &Path, error: io::Error) -> Error {
+    let text = format!("local tier: {} cannot be used", path.display());
+    Error::new(Kind::Unavailable, text).caused_by(error)
+}
+
+fn bytes(count: u64) -> usize {
+    usize::try_from(count).unwrap_or(usize::MAX)
+}
