@@ -1,1 +1,31 @@
-//! x
+//! The harness of the integration tests: real processes, ports that the system chose, directories
+//! that vanish.
+//!
+//! - [`Daemon`] is a running `pannierd`: started, watched, killed, stopped, restarted.
+//! - [`pannier`] runs the command line once.
+//! - [`wire`] speaks to a port below the level of any client, [`request`] builds messages.
+//! - [`sandbox`] gives a daemon a disk of its own that a test can fill or make read-only.
+//! - [`load`] makes values and requests that take long.
+//! - [`eventually`] waits for a state that announces itself by no event.
+//!
+//! The programs are those beside the test's own executable, so they are of the same build; cargo
+//! does not build them for a test of another package, hence `cargo build --workspace` comes first.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test plays the environment and may fail by panic"
+)]
+
+mod cli;
+mod daemon;
+mod eventually;
+pub mod load;
+mod process;
+pub mod request;
+pub mod sandbox;
+pub mod wire;
+
+pub use cli::{pannier, pannier_with_stdin, stderr, stdout};
+pub use daemon::{Builder, Daemon};
+pub use eventually::{EVENTUALLY_MAX, eventually};
+pub use process::Ended;

@@ -127,13 +127,14 @@ fn measure_over(
     transport: Transport,
     workloads: &[Workload],
 ) -> Result<Results, String> {
-    let contestants = start_all(bench, transport)?;
+    let mut contestants = start_all(bench, transport)?;
     let daemon = contestants.last().ok_or("there is no daemon")?;
     bench.generator.preload_all(daemon.server.address(), &[])?;
     let workloads = workloads
         .iter()
-        .map(|workload| Ok((*workload, run_rounds(bench, &contestants, *workload)?)))
+        .map(|workload| Ok((*workload, run_rounds(bench, &mut contestants, *workload)?)))
         .collect::<Result<_, String>>()?;
+    let daemon = contestants.last().ok_or("there is no daemon")?;
     let daemon_resident_bytes = daemon.server.resident_bytes()?;
     Ok(Results {
         transport,
@@ -175,7 +176,7 @@ fn start_all(bench: &Bench, transport: Transport) -> Result<Vec<Contestant>, Str
 
 fn run_rounds(
     bench: &Bench,
-    contestants: &[Contestant],
+    contestants: &mut [Contestant],
     workload: Workload,
 ) -> Result<Vec<Series>, String> {
     let mut all: Vec<_> = contestants
@@ -189,7 +190,9 @@ fn run_rounds(
         for place in 0..contestants.len() {
             // Each round begins with another one, so that no place in the order is an advantage.
             let index = (round + place) % contestants.len();
-            let sample = run_once(bench, &contestants[index].server, workload)?;
+            let Contestant { name, server } = &mut contestants[index];
+            let sample = run_once(bench, server, workload)
+                .map_err(|error| format!("{name}: {error} ({})", server.condition()))?;
             all[index].samples.push(sample);
         }
     }

@@ -146,6 +146,15 @@ impl Server {
         self.time_to_ready
     }
 
+    /// Whether it still runs, and its last words.
+    pub(super) fn condition(&mut self) -> String {
+        match self.child.try_wait() {
+            Ok(None) => self.complaint("it still runs"),
+            Ok(Some(status)) => self.complaint(&format!("it has ended with {status}")),
+            Err(error) => error.to_string(),
+        }
+    }
+
     /// Processor time the process has used so far.
     pub(super) fn processor_seconds(&self) -> Result<f64, String> {
         Ok(times(&self.child.id().to_string())?.own)

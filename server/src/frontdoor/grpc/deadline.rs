@@ -81,7 +81,7 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_request_that_takes_too_long_is_told_so() {
         let never = std::future::pending::<Result<()>>();
         let status = answer(Some(Duration::from_millis(50)), never).await.expect_err("too long");

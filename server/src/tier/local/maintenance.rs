@@ -65,7 +65,7 @@ pub(super) async fn run(
     }
 }
 
-/// Notices a directory that was removed under the store, and keeps the position.
+/// Notices a directory that was removed under the store, keeps the position, tunes merging.
 async fn look_around(inner: &Arc<Inner>) {
     if inner.health.is_failing() {
         return;
@@ -84,6 +84,9 @@ async fn look_around(inner: &Arc<Inner>) {
         } else if worker.kept_position.swap(position, Ordering::Relaxed) != position {
             // Lost at worst: then records look younger than they are.
             let _ = store.keep_position(position);
+            if let Err(error) = store.tune_merging() {
+                tracing::warn!(%error, "local tier: merging of tables could not be tuned");
+            }
         }
     })
     .await;
@@ -244,9 +247,10 @@ impl Inner {
     /// Writes everything out and closes the store in order.
     pub(super) fn close(&self, store: Option<Store>) -> Result<()> {
         let Some(store) = store else { return Ok(()) };
-        store.stop_background();
         store.keep_position(self.position.load(Ordering::Relaxed))?;
         store.flush()?;
+        // Only now: a store told to stop refuses to flush.
+        store.stop_background();
         drop(store);
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut owner) = owner.take() {

@@ -2,8 +2,8 @@
 //!
 //! Layout: one column family. Small values lie in the tables, those of [`BLOB_BYTES_MIN`] and more
 //! in blob files. Compaction is FIFO over tables and blobs together: past the budget the oldest
-//! tables go, with their blobs. Tables are merged in tiers until there are about
-//! [`TABLES_TARGET`] of them, so that a lookup probes few; a merge drops what has expired. Hot
+//! tables go, with their blobs. While small values fill the tables, these are merged until there
+//! are about [`TABLES_TARGET`], so that a lookup probes few; a merge drops what has expired. Hot
 //! entries stay because the tier writes them again before their table's turn comes (ADR 0006).
 //!
 //! Values below [`INLINE_BYTES_MAX`] that are in memory are read and written on the caller's
@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -43,6 +43,8 @@ pub(super) const BLOB_BYTES_MIN: usize = 16 << 10;
 pub(super) const INLINE_BYTES_MAX: usize = BLOB_BYTES_MIN;
 /// Tables that merging aims at.
 const TABLES_TARGET: i32 = 16;
+/// Tables below which merging is left off.
+const TABLES_MIN: usize = 8;
 /// Where the position is kept; no entry's name begins with a zero byte.
 const POSITION_KEY: &[u8] = b"\0position";
 
@@ -57,6 +59,8 @@ pub(super) struct Store {
     db: DB,
     cache: Cache,
     path: PathBuf,
+    sizes: Sizes,
+    merging: AtomicBool,
     in_memory: ReadOptions,
     anywhere: ReadOptions,
     no_wait: WriteOptions,
@@ -90,27 +94,23 @@ impl Store {
         });
         fs::create_dir_all(path).map_err(|error| io_error(path, error))?;
         let db = DB::open(&options, path).map_err(|error| store_error(&error))?;
-        // The binding has no setters for these three.
-        let fifo = format!(
-            "{{max_data_files_size={0};max_table_files_size={0};allow_compaction=true;\
-             use_kv_ratio_compaction=true}}",
-            sizes.data_files
-        );
-        db.set_options(&[("compaction_options_fifo", &fifo)])
-            .map_err(|error| store_error(&error))?;
         let mut in_memory = ReadOptions::default();
         in_memory.set_read_tier(ReadTier::BlockCache);
         let mut no_wait = WriteOptions::default();
         no_wait.set_no_slowdown(true);
-        Ok(Self {
+        let store = Self {
             db,
             cache,
             path: path.to_owned(),
+            sizes: *sizes,
+            merging: AtomicBool::new(false),
             in_memory,
             anywhere: ReadOptions::default(),
             no_wait,
             may_wait: WriteOptions::default(),
-        })
+        };
+        store.set_merging(false)?;
+        Ok(store)
     }
 
     /// Reads if it can be done without the disk. `read` sees the stored value in place.
@@ -226,14 +226,38 @@ impl Store {
         self.path.join("CURRENT").exists()
     }
 
+    /// Allows merging while every table stands for about as much data as its neighbours, and
+    /// forbids it otherwise. RocksDB merges by the size of the tables alone: the tables of large
+    /// values are tiny, so it would make one of all of them, and then drop that one at once.
+    /// Blocks shortly.
+    pub(super) fn tune_merging(&self) -> Result<()> {
+        let tables = self.db.live_files().map_err(|error| store_error(&error))?;
+        // A few tables say nothing yet, and need no merging.
+        let even = tables.len() >= TABLES_MIN
+            && tables.iter().all(|table| table.size as u64 >= self.sizes.write_buffer / 8);
+        if even == self.merging.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        self.set_merging(even)
+    }
+
+    fn set_merging(&self, allowed: bool) -> Result<()> {
+        // The binding has no setters for these options.
+        let fifo = format!(
+            "{{max_data_files_size={0};max_table_files_size={0};allow_compaction={allowed};\
+             use_kv_ratio_compaction=true}}",
+            self.sizes.data_files
+        );
+        self.db
+            .set_options(&[("compaction_options_fifo", &fifo)])
+            .map_err(|error| store_error(&error))?;
+        self.merging.store(allowed, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Stops background work so that closing does not wait for a merge. Blocks shortly.
     pub(super) fn stop_background(&self) {
         self.db.cancel_all_background_work(true);
-    }
-
-    #[cfg(test)]
-    pub(super) fn tables(&self) -> usize {
-        self.db.live_files().map_or(0, |files| files.len())
     }
 }
 

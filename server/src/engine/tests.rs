@@ -1,0 +1,298 @@
+//! The engine against a model: random operations under a mock clock, on a real store that is now
+//! and then closed and opened again.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+};
+
+use bytes::Bytes;
+use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    config::Overrides,
+    entry::{Attributes, Entry},
+    glob::Glob,
+    tier::local::{Condition, Maintenance},
+};
+
+const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+const NAMESPACES: [&str; 3] = ["plain", "packed", "once"];
+
+/// One step; keys are drawn from a few, so that steps meet.
+#[derive(Debug, Clone)]
+enum Step {
+    Put { namespace: usize, key: u8, value: u8, large: bool, ttl: Option<u16>, when: When },
+    Get { namespace: usize, key: u8 },
+    GetMany { namespace: usize, keys: Vec<u8> },
+    Invalidate { namespace: usize, target: ModelTarget },
+    Wait { millis: u16 },
+    Flush,
+    Reopen,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum When {
+    Always,
+    Absent,
+    SameVersion,
+    OtherVersion,
+}
+
+#[derive(Debug, Clone)]
+enum ModelTarget {
+    Keys(Vec<u8>),
+    Prefix(u8),
+    Pattern(u8),
+    All,
+}
+
+fn key_name(key: u8) -> String {
+    format!("k{}:{}", key % 3, key)
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let namespace = 0..NAMESPACES.len();
+    let key = 0..8_u8;
+    let when = prop_oneof![
+        4 => Just(When::Always),
+        1 => Just(When::Absent),
+        1 => Just(When::SameVersion),
+        1 => Just(When::OtherVersion),
+    ];
+    let put = (namespace.clone(), key.clone(), any::<u8>(), prop::bool::weighted(0.2),
+        prop::option::of(1..2000_u16), when)
+        .prop_map(|(namespace, key, value, large, ttl, when)| {
+            Step::Put { namespace, key, value, large, ttl, when }
+        });
+    let target = prop_oneof![
+        4 => prop::collection::vec(key.clone(), 1..3).prop_map(ModelTarget::Keys),
+        1 => (0..3_u8).prop_map(ModelTarget::Prefix),
+        1 => (0..10_u8).prop_map(ModelTarget::Pattern),
+        1 => Just(ModelTarget::All),
+    ];
+    prop_oneof![
+        8 => put,
+        8 => (namespace.clone(), key.clone())
+            .prop_map(|(namespace, key)| Step::Get { namespace, key }),
+        2 => (namespace.clone(), prop::collection::vec(key, 1..6))
+            .prop_map(|(namespace, keys)| Step::GetMany { namespace, keys }),
+        3 => (namespace, target)
+            .prop_map(|(namespace, target)| Step::Invalidate { namespace, target }),
+        2 => (1..1500_u16).prop_map(|millis| Step::Wait { millis }),
+        1 => prop_oneof![3 => Just(Step::Reopen), 1 => Just(Step::Flush)],
+    ]
+}
+
+#[derive(Debug, Clone)]
+struct Known {
+    value: Bytes,
+    stamp: crate::stamp::Stamp,
+    expires: Timestamp,
+}
+
+type Model = BTreeMap<(usize, String), Known>;
+
+struct World {
+    engine: Engine,
+    local: LocalTier,
+    maintenance: Maintenance,
+    stop: CancellationToken,
+}
+
+impl World {
+    async fn open(dir: &Path, clock: &Clock, writer: u64) -> Self {
+        let file = dir.join("pannier.toml");
+        let text = "[local]\ndisk_budget = \"64MiB\"\nmemory_budget = \"16MiB\"\n\
+                    [defaults]\nttl = \"1s\"\nmax_ttl = \"1500ms\"\n\
+                    [namespaces.packed]\ncompression = \"lz4\"\n\
+                    [namespaces.once]\nimmutable = true\n";
+        std::fs::write(&file, text).expect("writes");
+        let data_dir = Some(dir.join("data"));
+        let flags = Overrides { config: Some(file), data_dir, ..Overrides::default() };
+        let config = Arc::new(Config::load(&flags, &|_| None).expect("good"));
+        let stop = CancellationToken::new();
+        let longest = config.longest_lifetime();
+        let (local, maintenance) =
+            LocalTier::open(&config.local, longest, "test", clock.clone(), stop.clone())
+                .await
+                .expect("opens");
+        let engine = Engine::new(config, clock.clone(), writer, local.clone());
+        Self { engine, local, maintenance, stop }
+    }
+
+    async fn close(self) {
+        self.stop.cancel();
+        self.maintenance.await.expect("did not panic");
+        self.local.close().await.expect("closes");
+    }
+}
+
+fn live(model: &Model, namespace: usize, key: &str, now: Timestamp) -> Option<Known> {
+    model.get(&(namespace, key.to_owned())).filter(|known| now < known.expires).cloned()
+}
+
+async fn put(engine: &Engine, model: &mut Model, step: &Step) {
+    let Step::Put { namespace, key, value, large, ttl, when } = step else { return };
+    let (namespace, key) = (*namespace, key_name(*key));
+    let bytes = Bytes::from(vec![*value; if *large { 20_000 } else { usize::from(*value) }]);
+    let now = engine.now();
+    let known = live(model, namespace, &key, now);
+    let immutable = NAMESPACES[namespace] == "once";
+    let other = crate::stamp::Stamp::from_bytes([7; 16]);
+    let condition = match when {
+        When::Always => Condition::Always,
+        When::Absent => Condition::Absent,
+        When::SameVersion => Condition::Version(known.as_ref().map_or(other, |it| it.stamp)),
+        When::OtherVersion => Condition::Version(other),
+    };
+    let options = PutOptions {
+        ttl: ttl.map(|ttl| Duration::from_millis(ttl.into())),
+        mode: WriteMode::Through,
+        condition,
+    };
+    let entry = Entry { value: bytes.clone(), attributes: Attributes::default() };
+    let result = engine.put(NAMESPACES[namespace], key.clone(), entry, options).await;
+    let expected = match (condition, &known) {
+        (Condition::Version(_), _) if immutable => Err(Kind::Invalid),
+        (Condition::Always, Some(known)) if immutable && known.value != bytes => Err(Kind::Exists),
+        (Condition::Always, Some(known)) if immutable => Ok(Some(known.stamp)),
+        (Condition::Absent, Some(_)) => Err(Kind::Exists),
+        (Condition::Version(wanted), _) if known.as_ref().map(|it| it.stamp) != Some(wanted) => {
+            Err(Kind::Precondition)
+        }
+        _ => Ok(None),
+    };
+    match (result, expected) {
+        (Ok(written), Ok(Some(kept))) => assert_eq!(written.stamp, kept),
+        (Ok(written), Ok(None)) => {
+            let lifetime = ttl.map_or(1000, |ttl| u64::from(ttl).min(1500));
+            assert_eq!(written.expires, now.after(Duration::from_millis(lifetime)));
+            let known = Known { value: bytes, stamp: written.stamp, expires: written.expires };
+            model.insert((namespace, key), known);
+        }
+        (Err(error), Err(kind)) => assert_eq!(error.kind(), kind),
+        (result, expected) => panic!("{result:?} instead of {expected:?}"),
+    }
+}
+
+async fn get(engine: &Engine, model: &Model, namespace: usize, key: u8) {
+    let key = key_name(key);
+    let known = live(model, namespace, &key, engine.now());
+    let name = NAMESPACES[namespace];
+    let options = ReadOptions::default();
+    let answer = engine.get(name, key.clone(), options).await.expect("works");
+    let seen = answer.hit.as_ref().map(|hit| (&hit.entry.value, hit.stamp, hit.expires));
+    let wanted = known.as_ref().map(|known| (&known.value, known.stamp, known.expires));
+    assert_eq!(seen, wanted, "{name}/{key}");
+    let existence = engine.exists(name, key, options).await.expect("works");
+    let remaining = known.map(|known| known.expires.since(engine.now()));
+    assert_eq!(existence.remaining, remaining);
+}
+
+async fn get_many(engine: &Engine, model: &Model, namespace: usize, keys: &[u8]) {
+    let names = keys.iter().map(|key| key_name(*key)).collect();
+    let options = ReadOptions::default();
+    let answers = engine.get_many(NAMESPACES[namespace], names, options).await.expect("works");
+    assert_eq!(answers.len(), keys.len());
+    for (key, answer) in keys.iter().zip(answers) {
+        let known = live(model, namespace, &key_name(*key), engine.now());
+        let value = answer.expect("valid key").hit.map(|hit| hit.entry.value);
+        assert_eq!(value, known.map(|known| known.value));
+    }
+}
+
+async fn invalidate(engine: &Engine, model: &mut Model, namespace: usize, target: &ModelTarget) {
+    let glob = |key: &u8| format!("k?:{key}*");
+    let selected = |key: &str| match target {
+        ModelTarget::Keys(keys) => keys.iter().any(|it| key_name(*it) == key),
+        ModelTarget::Prefix(prefix) => key.starts_with(&format!("k{prefix}")),
+        ModelTarget::Pattern(it) => Glob::new(&glob(it)).expect("valid").matches(key),
+        ModelTarget::All => true,
+    };
+    let now = engine.now();
+    let gone: Vec<_> =
+        model.keys().filter(|(at, key)| *at == namespace && selected(key)).cloned().collect();
+    let removed = gone.iter().filter_map(|key| model.remove(key));
+    let expected = removed.filter(|known| now < known.expires).count() as u64;
+    let target = match target {
+        ModelTarget::Keys(keys) => Target::Keys(keys.iter().map(|key| key_name(*key)).collect()),
+        ModelTarget::Prefix(prefix) => Target::Prefix(format!("k{prefix}")),
+        ModelTarget::Pattern(key) => Target::Pattern(glob(key)),
+        ModelTarget::All => Target::All,
+    };
+    let done = engine.invalidate(NAMESPACES[namespace], target).await.expect("works");
+    assert_eq!(done.count, expected);
+}
+
+async fn play(steps: Vec<Step>) {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let clock = Clock::mock(START);
+    let mut writer = 1;
+    let mut world = World::open(dir.path(), &clock, writer).await;
+    let mut model = Model::new();
+    for step in &steps {
+        match step {
+            Step::Put { .. } => put(&world.engine, &mut model, step).await,
+            Step::Get { namespace, key } => get(&world.engine, &model, *namespace, *key).await,
+            Step::GetMany { namespace, keys } => {
+                get_many(&world.engine, &model, *namespace, keys).await;
+            }
+            Step::Invalidate { namespace, target } => {
+                invalidate(&world.engine, &mut model, *namespace, target).await;
+            }
+            Step::Wait { millis } => clock.advance(Duration::from_millis((*millis).into())),
+            Step::Flush => {
+                world.engine.flush().await.expect("works");
+                model.clear();
+            }
+            Step::Reopen => {
+                world.close().await;
+                writer += 1;
+                world = World::open(dir.path(), &clock, writer).await;
+            }
+        }
+    }
+    world.close().await;
+}
+
+proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 48,
+        max_shrink_iters: 200,
+        failure_persistence: None,
+        ..Default::default()
+    })]
+
+    #[test]
+    fn the_engine_does_what_the_model_does(steps in prop::collection::vec(steps(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("runtime").block_on(play(steps));
+    }
+}
+
+#[tokio::test]
+async fn outcomes_are_counted_by_namespace() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let world = World::open(dir.path(), &Clock::mock(START), 1).await;
+    let engine = &world.engine;
+    let entry = || Entry { value: "v".into(), attributes: Attributes::default() };
+    let always = PutOptions { ttl: None, mode: WriteMode::Through, condition: Condition::Always };
+    let absent = PutOptions { condition: Condition::Absent, ..always };
+    engine.put("a", "k".into(), entry(), always).await.expect("puts");
+    assert!(engine.put("a", "k".into(), entry(), absent).await.is_err());
+    assert!(engine.put("a", String::new(), entry(), always).await.is_err());
+    let read = ReadOptions::default();
+    engine.get("a", "k".into(), read).await.expect("works");
+    engine.get("a", "none".into(), read).await.expect("works");
+    engine.invalidate("a", Target::All).await.expect("works");
+    let counters: HashMap<_, _> = engine.counters().into_iter().collect();
+    let a = &counters["a"];
+    let counts = [&a.hits, &a.misses, &a.puts, &a.invalidations, &a.errors, &a.refusals];
+    assert_eq!(counts.map(|count| count.get()), [1; 6]);
+    engine.reset_counters();
+    assert_eq!(a.hits.get(), 0);
+    world.close().await;
+}

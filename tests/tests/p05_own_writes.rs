@@ -1,0 +1,200 @@
+//! P5, a sidecar reads its own writes: what it has acknowledged, its next read sees.
+//!
+//! Proven, for values written on the request's thread and for those written on a blocking one (and
+//! for keys that change between the two): after an acknowledged put, overwrite or invalidation, a
+//! read by any connection sees its effect, while others write; a put that its caller abandoned, by
+//! going away or by its deadline, is over once a later invalidation is acknowledged: the value does
+//! not come back.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test plays the environment and may fail by panic"
+)]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use pannier_proto::v1::cache_service_client::CacheServiceClient;
+use pannier_tests::{Daemon, load::noise, request};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::task::JoinSet;
+use tonic::{Request, transport::Channel};
+
+const SMALL: usize = 100;
+const LARGE: usize = 300 << 10;
+
+type Stub = CacheServiceClient<Channel>;
+
+async fn put(stub: &mut Stub, key: &str, value: Bytes) {
+    stub.put(request::put("n", key, value)).await.expect("the put is taken");
+}
+
+async fn invalidate(stub: &mut Stub, key: &str) {
+    let keys = request::invalidate_keys("n", [key]);
+    stub.invalidate(keys).await.expect("the invalidation is taken");
+}
+
+async fn value_of(stub: &mut Stub, key: &str) -> Option<Bytes> {
+    let reply = stub.get(request::get("n", key)).await.expect("a get is answered");
+    reply.into_inner().entry.map(|entry| entry.value)
+}
+
+/// Puts, overwrites and invalidates one key of its own, each time reading through another
+/// connection what must be there.
+async fn check_own_key(mut writer: Stub, mut reader: Stub, client: u64, rounds: u64) {
+    let mut random = StdRng::seed_from_u64(client);
+    let key = format!("own-{client}");
+    for round in 0..rounds {
+        let size = if random.random_bool(0.3) { LARGE } else { SMALL };
+        let value = noise(client << 32 | round, size);
+        let expected = match random.random_range(0..4) {
+            0 => {
+                invalidate(&mut writer, &key).await;
+                None
+            }
+            1 => {
+                let items = [(key.clone(), value.clone())];
+                let reply = writer.put_many(request::put_many("n", items)).await.unwrap();
+                assert!(reply.into_inner().results[0].fault.is_none());
+                Some(value)
+            }
+            _ => {
+                put(&mut writer, &key, value.clone()).await;
+                Some(value)
+            }
+        };
+        let got = value_of(&mut reader, &key).await;
+        assert!(got == expected, "client {client}, round {round}, {size} bytes");
+        let exists = reader.exists(request::exists("n", &key)).await.unwrap().into_inner();
+        assert_eq!(exists.exists, expected.is_some(), "client {client}, round {round}");
+        let many = reader.get_many(request::get_many("n", [&key])).await.unwrap().into_inner();
+        let many = many.items[0].entry.as_ref().map(|entry| entry.value.clone());
+        assert!(many == expected, "client {client}, round {round}, by GetMany");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_client_reads_what_it_has_written() {
+    let daemon = Daemon::start();
+    let mut clients = JoinSet::new();
+    for client in 0..24 {
+        clients.spawn(check_own_key(daemon.stub(), daemon.stub(), client, 40));
+    }
+    clients.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_never_sees_an_older_value_than_it_has_seen() {
+    let daemon = Daemon::start();
+    for size in [SMALL, LARGE] {
+        let (mut writer, mut reader) = (daemon.stub(), daemon.stub());
+        let value = move |count: u64| {
+            Bytes::from([&count.to_le_bytes()[..], &vec![7; size][..]].concat())
+        };
+        put(&mut writer, "k", value(0)).await;
+        let mut writing = JoinSet::new();
+        writing.spawn(async move {
+            for count in 1..=300 {
+                put(&mut writer, "k", value(count)).await;
+            }
+        });
+        let mut last = 0;
+        while last < 300 {
+            let got = value_of(&mut reader, "k").await.expect("overwritten, never absent");
+            let count = u64::from_le_bytes(got[..8].try_into().unwrap());
+            assert!(count >= last, "{count} after {last}");
+            assert!(got == value(count), "a torn value");
+            last = count;
+        }
+        writing.join_all().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_whose_caller_left_does_not_come_back_after_an_invalidation() {
+    let daemon = Daemon::start();
+    let mut stub = daemon.stub();
+    let value = noise(1, 3 << 20);
+    let mut random = StdRng::seed_from_u64(5);
+    let (mut applied, mut abandoned) = (0, 0);
+    for round in 0..150 {
+        let key = format!("k{}", round % 5);
+        // From hardly sent to hardly unanswered.
+        let patience = Duration::from_micros(random.random_range(0..15_000));
+        let call = put(&mut stub, &key, value.clone());
+        match tokio::time::timeout(patience, call).await {
+            Ok(()) => applied += 1,
+            Err(_) => abandoned += 1,
+        }
+        invalidate(&mut stub, &key).await;
+        for _ in 0..3 {
+            let exists = stub.exists(request::exists("n", &key)).await.unwrap().into_inner();
+            assert!(!exists.exists, "round {round}: back after {patience:?}");
+        }
+    }
+    for key in 0..5 {
+        let key = format!("k{key}");
+        assert!(value_of(&mut stub, &key).await.is_none(), "{key} is back in the end");
+    }
+    assert!(abandoned > 20, "{applied} applied, {abandoned} abandoned: nothing was tried");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_beyond_its_deadline_does_not_come_back_after_an_invalidation() {
+    let daemon = Daemon::start();
+    let mut stub = daemon.stub();
+    let value = noise(1, 3 << 20);
+    let (mut applied, mut late) = (0, 0);
+    for round in 0..150_u64 {
+        let key = format!("k{}", round % 5);
+        let mut request = Request::new(request::put("n", &key, value.clone()));
+        request.set_timeout(Duration::from_millis(1 + round % 12));
+        match stub.put(request).await {
+            Ok(_) => applied += 1,
+            Err(_) => late += 1,
+        }
+        invalidate(&mut stub, &key).await;
+        for _ in 0..3 {
+            let exists = stub.exists(request::exists("n", &key)).await.unwrap().into_inner();
+            assert!(!exists.exists, "round {round} is back");
+        }
+    }
+    for key in 0..5 {
+        let key = format!("k{key}");
+        assert!(value_of(&mut stub, &key).await.is_none(), "{key} is back in the end");
+    }
+    assert!(late > 20, "{applied} applied, {late} late: nothing was tried");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_put_before_a_scan_began_is_gone_when_it_has_ended() {
+    let daemon = Daemon::start();
+    let mut noise_makers = JoinSet::new();
+    for maker in 0..2 {
+        let mut stub = daemon.stub();
+        noise_makers.spawn(async move {
+            for round in 0..200_u64 {
+                let size = if round % 10 == 0 { LARGE } else { SMALL };
+                put(&mut stub, &format!("noise-{maker}-{round}"), noise(round, size)).await;
+            }
+        });
+    }
+    let (mut stub, mut reader) = (daemon.stub(), daemon.stub());
+    for round in 0..60_u64 {
+        let size = if round % 4 == 0 { LARGE } else { SMALL };
+        let keys: Vec<_> = (0..5).map(|index| format!("scanned-{round}-{index}")).collect();
+        for key in &keys {
+            put(&mut stub, key, noise(round, size)).await;
+        }
+        let pattern = format!("*scanned-{round}-?");
+        let target = pannier_proto::v1::invalidate_request::Target::Pattern(pattern);
+        let reply = stub.invalidate(request::invalidate("n", target)).await.unwrap();
+        assert_eq!(reply.into_inner().count, 5, "round {round}");
+        for key in &keys {
+            assert!(value_of(&mut reader, key).await.is_none(), "{key} is still there");
+        }
+    }
+    noise_makers.join_all().await;
+    let none = value_of(&mut reader, "noise-0-199").await;
+    assert!(none.is_some(), "what was not named stays");
+}
