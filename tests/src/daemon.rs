@@ -115,12 +115,20 @@ impl Builder {
         let http = ["--http-listen", "127.0.0.1:0"].map(OsString::from);
         let process = Watched::start(self.command(http));
         let ready = process.wait_for(PATIENCE, |output| {
-            output.has_ended().then_some(None).or_else(|| ready_line(&output.stdout).map(Some))
+            output
+                .has_ended()
+                .then_some(None)
+                .or_else(|| ready_line(&output.stdout).map(Some))
         });
         let Some(Some((grpc, http))) = ready else {
             panic!("pannierd did not become ready:\n{}", process.stderr());
         };
-        Daemon { process, builder: self.clone(), grpc, http }
+        Daemon {
+            process,
+            builder: self.clone(),
+            grpc,
+            http,
+        }
     }
 
     /// Runs it to its end, for what ends by itself.
@@ -162,7 +170,10 @@ impl Builder {
 
     /// With nothing of this process's environment but the way to the system's programs.
     fn clean(&self, mut command: Command) -> Command {
-        command.env_clear().env("HOME", self.home()).current_dir(self.home());
+        command
+            .env_clear()
+            .env("HOME", self.home())
+            .current_dir(self.home());
         command.env("PATH", env::var_os("PATH").unwrap_or_default());
         for (name, value) in &self.environment {
             command.env(name, value);
@@ -211,13 +222,18 @@ impl Daemon {
     /// # Panics
     /// When the choice was left to the daemon.
     pub fn data_dir(&self) -> &Path {
-        self.builder.data_dir.as_deref().expect("was given a data directory")
+        self.builder
+            .data_dir
+            .as_deref()
+            .expect("was given a data directory")
     }
 
     /// A client of its own connection, with a deadline that only a broken build reaches.
     pub fn client(&self) -> Client {
         let client = Client::builder().address(&self.grpc).deadline(PATIENCE);
-        client.build().expect("the address of the ready line is valid")
+        client
+            .build()
+            .expect("the address of the ready line is valid")
     }
 
     /// A connection of its own for stubs, opened by the first call.
@@ -258,6 +274,16 @@ impl Daemon {
         self.process.kill();
     }
 
+    /// Stops it where it stands, until [`Daemon::thaw`].
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
     /// Asks it to stop.
     pub fn ask_to_stop(&self) {
         self.process.signal(Signal::TERM);
@@ -294,7 +320,10 @@ impl Daemon {
         let status = self.proc("status");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
         let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        kibibytes.and_then(|text| text.parse::<u64>().ok()).expect("VmRSS in kB") * 1024
+        kibibytes
+            .and_then(|text| text.parse::<u64>().ok())
+            .expect("VmRSS in kB")
+            * 1024
     }
 
     /// Processor time it has used, in a resolution of 10 ms (proc_pid_stat(5): fields 14, 15).
@@ -303,7 +332,12 @@ impl Daemon {
         // The name, field 2, may hold anything but ends with the last bracket.
         let after_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
         let ticks = after_name.split_whitespace().skip(11).take(2);
-        Duration::from_millis(ticks.map(|it| it.parse::<u64>().expect("ticks")).sum::<u64>() * 10)
+        Duration::from_millis(
+            ticks
+                .map(|it| it.parse::<u64>().expect("ticks"))
+                .sum::<u64>()
+                * 10,
+        )
     }
 
     fn proc(&self, file: &str) -> String {
@@ -313,16 +347,28 @@ impl Daemon {
 
 /// The two addresses in `pannierd ready grpc=ADDR http=ADDR`, once the line is complete.
 fn ready_line(stdout: &str) -> Option<(String, String)> {
-    let line = stdout.split_inclusive('\n').find(|line| line.ends_with('\n'))?;
-    let (grpc, http) = line.strip_prefix("pannierd ready grpc=")?.trim_end().split_once(" http=")?;
+    let line = stdout
+        .split_inclusive('\n')
+        .find(|line| line.ends_with('\n'))?;
+    let (grpc, http) = line
+        .strip_prefix("pannierd ready grpc=")?
+        .trim_end()
+        .split_once(" http=")?;
     Some((grpc.to_owned(), http.to_owned()))
 }
 
 /// A program of the same build: tests lie in `release/deps`, programs in `release`.
 pub(crate) fn program(name: &str) -> PathBuf {
     let this = env::current_exe().expect("this executable has a path");
-    let folder = this.parent().and_then(Path::parent).expect("it lies in deps");
+    let folder = this
+        .parent()
+        .and_then(Path::parent)
+        .expect("it lies in deps");
     let path = folder.join(name);
-    assert!(path.is_file(), "{} is missing: build the workspace first", path.display());
+    assert!(
+        path.is_file(),
+        "{} is missing: build the workspace first",
+        path.display()
+    );
     path
 }

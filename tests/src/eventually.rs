@@ -11,7 +11,10 @@ const POLL: Duration = Duration::from_millis(10);
 pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let begun = Instant::now();
     while !condition().await {
-        assert!(begun.elapsed() < EVENTUALLY_MAX, "not within {EVENTUALLY_MAX:?}: {what}");
+        assert!(
+            begun.elapsed() < EVENTUALLY_MAX,
+            "not within {EVENTUALLY_MAX:?}: {what}"
+        );
         tokio::time::sleep(POLL).await;
     }
 }

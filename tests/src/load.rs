@@ -31,9 +31,15 @@ pub async fn fill_for_slow_scan(
     for slice in 0..slices {
         let keys = (0..SLICE).map(|index| format!("{stem}{:08}", slice * SLICE + index));
         let items = keys.map(|key| (key, Bytes::from_static(b"v")));
-        let reply = stub.clone().put_many(request::put_many(namespace, items)).await;
+        let reply = stub
+            .clone()
+            .put_many(request::put_many(namespace, items))
+            .await;
         let results = reply.expect("the batch is answered").into_inner().results;
-        assert!(results.iter().all(|result| result.fault.is_none()), "an item failed");
+        assert!(
+            results.iter().all(|result| result.fault.is_none()),
+            "an item failed"
+        );
     }
 }
 
@@ -41,6 +47,11 @@ pub async fn fill_for_slow_scan(
 /// places it compares up to 300 characters, a few tenths of a second for [`SLICE`] keys.
 pub fn slow_pattern() -> String {
     format!("*{}b", "a".repeat(300))
+}
+
+/// As [`slow_pattern`], with the most work that the limits of keys and patterns let anyone ask for.
+pub fn slowest_pattern() -> String {
+    format!("*{}b", "a".repeat(500))
 }
 
 /// A slow invalidation under way.
@@ -74,14 +85,22 @@ impl SlowScan {
         let target = pannier_proto::v1::invalidate_request::Target::Pattern(slow_pattern());
         let (mut stub, request) = (stub.clone(), request::invalidate(namespace, target));
         let mut running = JoinSet::new();
-        let call = async move { stub.invalidate(request).await.map(tonic::Response::into_inner) };
+        let call = async move {
+            stub.invalidate(request)
+                .await
+                .map(tonic::Response::into_inner)
+        };
         let handle = running.spawn(call);
         Self { running, handle }
     }
 
     /// Its answer.
     pub async fn answer(mut self) -> Result<InvalidateResponse, Status> {
-        self.running.join_next().await.expect("one call").expect("no panic")
+        self.running
+            .join_next()
+            .await
+            .expect("one call")
+            .expect("no panic")
     }
 
     /// Goes away without waiting for the answer.

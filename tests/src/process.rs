@@ -58,14 +58,27 @@ impl Output {
 
 impl Watched {
     pub(crate) fn start(mut command: Command) -> Self {
-        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let command = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap_or_else(|error| {
-            panic!("{} cannot be started: {error}", command.get_program().display())
+            panic!(
+                "{} cannot be started: {error}",
+                command.get_program().display()
+            )
         });
         let seen = Arc::new(Seen::default());
-        seen.output.lock().unwrap_or_else(PoisonError::into_inner).open = 2;
-        pump(child.stdout.take().expect("piped"), &seen, |output| &mut output.stdout);
-        pump(child.stderr.take().expect("piped"), &seen, |output| &mut output.stderr);
+        seen.output
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .open = 2;
+        pump(child.stdout.take().expect("piped"), &seen, |output| {
+            &mut output.stdout
+        });
+        pump(child.stderr.take().expect("piped"), &seen, |output| {
+            &mut output.stderr
+        });
         Self { child, seen }
     }
 
@@ -80,29 +93,48 @@ impl Watched {
         mut look: impl FnMut(&Output) -> Option<T>,
     ) -> Option<T> {
         let mut found = None;
-        let output = self.seen.output.lock().unwrap_or_else(PoisonError::into_inner);
+        let output = self
+            .seen
+            .output
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let waiting = |output: &mut Output| {
             found = look(output);
             found.is_none()
         };
-        drop(self.seen.changed.wait_timeout_while(output, patience, waiting));
+        drop(
+            self.seen
+                .changed
+                .wait_timeout_while(output, patience, waiting),
+        );
         found
     }
 
     pub(crate) fn stderr(&self) -> String {
-        self.wait_for(Duration::ZERO, |output| Some(output.stderr.clone())).unwrap_or_default()
+        self.wait_for(Duration::ZERO, |output| Some(output.stderr.clone()))
+            .unwrap_or_default()
     }
 
     /// Waits for the end; panics with the log when it does not come within `patience`.
     pub(crate) fn wait(&mut self, patience: Duration) -> Ended {
         let ended = self.wait_for(patience, |output| {
-            output.has_ended().then(|| (output.stdout.clone(), output.stderr.clone()))
+            output
+                .has_ended()
+                .then(|| (output.stdout.clone(), output.stderr.clone()))
         });
         let Some((stdout, stderr)) = ended else {
-            panic!("process {} did not end within {patience:?}:\n{}", self.id(), self.stderr())
+            panic!(
+                "process {} did not end within {patience:?}:\n{}",
+                self.id(),
+                self.stderr()
+            )
         };
         let status = self.child.wait().expect("a child can be waited for");
-        Ended { status, stdout, stderr }
+        Ended {
+            status,
+            stdout,
+            stderr,
+        }
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -123,7 +155,11 @@ impl Drop for Watched {
 }
 
 /// Reads a stream to its end on a thread of its own, which ends with the process.
-fn pump(stream: impl Read + Send + 'static, seen: &Arc<Seen>, part: fn(&mut Output) -> &mut String) {
+fn pump(
+    stream: impl Read + Send + 'static,
+    seen: &Arc<Seen>,
+    part: fn(&mut Output) -> &mut String,
+) {
     let seen = Arc::clone(seen);
     thread::spawn(move || {
         let change = |change: &dyn Fn(&mut Output)| {
@@ -132,7 +168,10 @@ fn pump(stream: impl Read + Send + 'static, seen: &Arc<Seen>, part: fn(&mut Outp
         };
         let mut lines = BufReader::new(stream);
         let mut line = Vec::new();
-        while lines.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+        while lines
+            .read_until(b'\n', &mut line)
+            .is_ok_and(|count| count > 0)
+        {
             change(&|output| part(output).push_str(&String::from_utf8_lossy(&line)));
             line.clear();
         }

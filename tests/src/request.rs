@@ -9,12 +9,20 @@ use pannier_proto::v1::{
 
 /// Get.
 pub fn get(namespace: &str, key: &str) -> GetRequest {
-    GetRequest { namespace: namespace.into(), key: key.into(), options: None }
+    GetRequest {
+        namespace: namespace.into(),
+        key: key.into(),
+        options: None,
+    }
 }
 
 /// Exists.
 pub fn exists(namespace: &str, key: &str) -> ExistsRequest {
-    ExistsRequest { namespace: namespace.into(), key: key.into(), options: None }
+    ExistsRequest {
+        namespace: namespace.into(),
+        key: key.into(),
+        options: None,
+    }
 }
 
 /// Put.
@@ -34,8 +42,14 @@ pub fn put_if(
     value: impl Into<Bytes>,
     condition: Condition,
 ) -> PutRequest {
-    let options = WriteOptions { condition: Some(condition), ..WriteOptions::default() };
-    PutRequest { options: Some(options), ..put(namespace, key, value) }
+    let options = WriteOptions {
+        condition: Some(condition),
+        ..WriteOptions::default()
+    };
+    PutRequest {
+        options: Some(options),
+        ..put(namespace, key, value)
+    }
 }
 
 /// GetMany.
@@ -44,7 +58,11 @@ pub fn get_many<K: Into<String>>(
     keys: impl IntoIterator<Item = K>,
 ) -> GetManyRequest {
     let keys = keys.into_iter().map(Into::into).collect();
-    GetManyRequest { namespace: namespace.into(), keys, options: None }
+    GetManyRequest {
+        namespace: namespace.into(),
+        keys,
+        options: None,
+    }
 }
 
 /// PutMany.
@@ -58,12 +76,19 @@ pub fn put_many<V: Into<Bytes>>(
         ..PutManyItem::default()
     };
     let items = items.into_iter().map(item).collect();
-    PutManyRequest { namespace: namespace.into(), items, options: None }
+    PutManyRequest {
+        namespace: namespace.into(),
+        items,
+        options: None,
+    }
 }
 
 /// Invalidate of some target.
 pub fn invalidate(namespace: &str, target: Target) -> InvalidateRequest {
-    InvalidateRequest { namespace: namespace.into(), target: Some(target) }
+    InvalidateRequest {
+        namespace: namespace.into(),
+        target: Some(target),
+    }
 }
 
 /// Invalidate of keys.
@@ -82,7 +107,10 @@ pub fn span(seconds: i64, nanos: i32) -> prost_types::Duration {
 
 /// A span of milliseconds.
 pub fn milliseconds(count: i64) -> prost_types::Duration {
-    span(count / 1000, i32::try_from(count % 1000).expect("below 1000") * 1_000_000)
+    span(
+        count / 1000,
+        i32::try_from(count % 1000).expect("below 1000") * 1_000_000,
+    )
 }
 
 /// The milliseconds since the Unix epoch of an instant that must be there.
@@ -94,5 +122,7 @@ pub fn epoch_milliseconds(at: Option<&prost_types::Timestamp>) -> i64 {
 /// The counters of one namespace; zero when it has none.
 pub fn counters(stats: &StatsResponse, namespace: &str) -> Counters {
     let mut all = stats.namespaces.iter();
-    all.find(|it| it.namespace == namespace).and_then(|it| it.counters).unwrap_or_default()
+    all.find(|it| it.namespace == namespace)
+        .and_then(|it| it.counters)
+        .unwrap_or_default()
 }

@@ -15,7 +15,9 @@ fn unshare() -> &'static [&'static str] {
     let ways: [&[&str]; 2] = [&["--mount"], &["--user", "--map-root-user", "--mount"]];
     let works = |way: &&&[&str]| {
         let mut attempt = Command::new("unshare");
-        attempt.args(**way).args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
+        attempt
+            .args(**way)
+            .args(["mount", "-t", "tmpfs", "tmpfs", "/mnt"]);
         attempt.stdout(Stdio::null()).stderr(Stdio::null());
         attempt.status().is_ok_and(|status| status.success())
     };
@@ -31,7 +33,8 @@ fn unshare() -> &'static [&'static str] {
 /// `mebibytes` MiB.
 pub fn small_disk(directory: &Path, mebibytes: u32) -> Vec<OsString> {
     std::fs::create_dir_all(directory).expect("a place to mount on");
-    let script = format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$1\" && shift && exec \"$@\"");
+    let script =
+        format!("mount -t tmpfs -o size={mebibytes}m tmpfs \"$1\" && shift && exec \"$@\"");
     let mut prefix = vec![OsString::from("unshare")];
     prefix.extend(unshare().iter().map(OsString::from));
     prefix.extend(["sh", "-c", &script, "sh"].map(OsString::from));

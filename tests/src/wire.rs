@@ -23,8 +23,13 @@ pub async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String
     stream.write_all(request.as_bytes()).await?;
     let mut reply = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut reply)).await??;
-    let status = reply.split(' ').nth(1).and_then(|status| status.parse().ok());
-    let body = reply.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    let status = reply
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
+    let body = reply
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned());
     match (status, body) {
         (Some(status), Some(body)) => Ok((status, body)),
         _ => Err(std::io::Error::other(format!("not HTTP: {reply:?}"))),
@@ -50,7 +55,9 @@ pub async fn idle_connection(address: &str) -> TcpStream {
 
 /// A connection on which the daemon has seen these frames.
 async fn connection(address: &str, frames: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.expect("the daemon listens");
+    let mut stream = TcpStream::connect(address)
+        .await
+        .expect("the daemon listens");
     let settings = frame(SETTINGS, 0, 0, &[]);
     let bytes = [PREFACE, &settings, frames, &frame(PING, 0, 0, b"are you?")].concat();
     stream.write_all(&bytes).await.expect("the daemon reads");
@@ -67,12 +74,16 @@ async fn connection(address: &str, frames: &[u8]) -> TcpStream {
             }
         }
     };
-    timeout(PATIENCE, answered).await.expect("the ping is answered");
+    timeout(PATIENCE, answered)
+        .await
+        .expect("the ping is answered");
     stream
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(body.len()).expect("a short frame").to_be_bytes();
+    let length = u32::try_from(body.len())
+        .expect("a short frame")
+        .to_be_bytes();
     let mut frame = length[1..].to_vec();
     frame.extend([kind, flags]);
     frame.extend(stream.to_be_bytes());

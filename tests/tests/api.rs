@@ -8,7 +8,8 @@
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
-    reason = "a test plays the environment and may fail by panic"
+    clippy::cast_possible_truncation,
+    reason = "a test plays the environment, may fail by panic and knows its numbers"
 )]
 
 use std::{
@@ -22,10 +23,8 @@ use bytes::Bytes;
 use pannier_proto::v1::{
     ConfigRequest, FlushRequest, GetRequest, HealthRequest, KeyList, LeaseRequest, PutRequest,
     ReadOptions, ReadRequest, ResetRequest, SharedState, StatsRequest, Tier, TierOutcome,
-    WatchRequest, WriteMode, WriteOptions, WriteRequest,
-    cache_service_client::CacheServiceClient,
-    invalidate_request::Target,
-    write_options::Condition,
+    WatchRequest, WriteMode, WriteOptions, WriteRequest, cache_service_client::CacheServiceClient,
+    invalidate_request::Target, write_options::Condition,
 };
 use pannier_tests::{
     Daemon, eventually,
@@ -50,11 +49,18 @@ async fn put(stub: &Stub, key: &str, value: impl Into<Bytes>) -> Bytes {
 /// The value, `None` for a miss.
 async fn value_of(stub: &Stub, key: &str) -> Option<Bytes> {
     let reply = stub.clone().get(request::get("n", key)).await;
-    reply.expect("a get is answered").into_inner().entry.map(|entry| entry.value)
+    reply
+        .expect("a get is answered")
+        .into_inner()
+        .entry
+        .map(|entry| entry.value)
 }
 
 async fn invalidated(stub: &Stub, target: Target) -> u64 {
-    let reply = stub.clone().invalidate(request::invalidate("n", target)).await;
+    let reply = stub
+        .clone()
+        .invalidate(request::invalidate("n", target))
+        .await;
     let reply = reply.expect("the invalidation is taken").into_inner();
     assert_eq!(reply.local_outcome(), TierOutcome::Applied);
     assert_eq!(reply.shared_outcome(), TierOutcome::Skipped);
@@ -62,14 +68,20 @@ async fn invalidated(stub: &Stub, target: Target) -> u64 {
 }
 
 fn write_options(mode: WriteMode) -> Option<WriteOptions> {
-    Some(WriteOptions { mode: mode.into(), ..WriteOptions::default() })
+    Some(WriteOptions {
+        mode: mode.into(),
+        ..WriteOptions::default()
+    })
 }
 
 #[tokio::test]
 async fn what_is_put_is_got_with_all_that_was_said_about_it() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
-    let metadata = HashMap::from([("a".to_owned(), "1".to_owned()), ("ä".into(), String::new())]);
+    let metadata = HashMap::from([
+        ("a".to_owned(), "1".to_owned()),
+        ("ä".into(), String::new()),
+    ]);
     let sent = PutRequest {
         metadata: metadata.clone(),
         content_type: "text/plain; charset=utf-8".into(),
@@ -82,12 +94,20 @@ async fn what_is_put_is_got_with_all_that_was_said_about_it() {
     assert_eq!(stored.local_outcome(), TierOutcome::Applied);
     assert_eq!(stored.shared_outcome(), TierOutcome::Skipped);
 
-    let got = stub.get(request::get("n", "a/ö key\nwith\0all")).await.unwrap().into_inner();
+    let got = stub
+        .get(request::get("n", "a/ö key\nwith\0all"))
+        .await
+        .unwrap()
+        .into_inner();
     let entry = got.entry.expect("a hit");
     assert_eq!(entry.value, "value");
     assert_eq!(entry.metadata, metadata);
     assert_eq!(entry.content_type, "text/plain; charset=utf-8");
-    assert_eq!(entry.tags, ["zwei", "eins"], "in the order given, a repeated one once");
+    assert_eq!(
+        entry.tags,
+        ["zwei", "eins"],
+        "in the order given, a repeated one once"
+    );
     assert_eq!(entry.version, stored.version);
     assert_eq!(entry.expire_time, stored.expire_time);
     let lifetime = request::epoch_milliseconds(entry.expire_time.as_ref())
@@ -100,27 +120,49 @@ async fn what_is_put_is_got_with_all_that_was_said_about_it() {
 async fn every_answer_says_where_it_came_from_and_how_long_it_took() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
-    let stored = stub.put(request::put("n", "k", "v")).await.unwrap().into_inner();
+    let stored = stub
+        .put(request::put("n", "k", "v"))
+        .await
+        .unwrap()
+        .into_inner();
     let provenance = stored.provenance.expect("of the put");
     assert_eq!(provenance.tier(), Tier::Local);
     assert!(provenance.store_duration.is_some() && provenance.age.is_none());
 
-    let hit = stub.get(request::get("n", "k")).await.unwrap().into_inner().provenance.unwrap();
+    let hit = stub
+        .get(request::get("n", "k"))
+        .await
+        .unwrap()
+        .into_inner()
+        .provenance
+        .unwrap();
     assert_eq!(hit.tier(), Tier::Local);
     assert_eq!(hit.shared_state(), SharedState::Disabled);
     assert!(!hit.stale);
     assert!(hit.age.is_some() && hit.lookup_duration.is_some() && hit.store_duration.is_none());
 
-    let miss = stub.get(request::get("n", "none")).await.unwrap().into_inner();
+    let miss = stub
+        .get(request::get("n", "none"))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(miss.entry.is_none(), "a miss is OK with an absent entry");
     let miss = miss.provenance.unwrap();
     assert_eq!(miss.tier(), Tier::None);
     assert!(miss.age.is_none() && miss.lookup_duration.is_some());
 
-    let exists = stub.exists(request::exists("n", "k")).await.unwrap().into_inner();
+    let exists = stub
+        .exists(request::exists("n", "k"))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(exists.exists && exists.ttl.is_some());
     assert_eq!(exists.provenance.unwrap().tier(), Tier::Local);
-    let exists = stub.exists(request::exists("n", "none")).await.unwrap().into_inner();
+    let exists = stub
+        .exists(request::exists("n", "none"))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(!exists.exists && exists.ttl.is_none());
     assert_eq!(exists.provenance.unwrap().tier(), Tier::None);
 }
@@ -134,16 +176,38 @@ async fn values_of_every_size_come_back_with_every_codec() {
         .start();
     let mut stub = daemon.stub();
     // Around the sizes at which the way changes: codec 1 KiB, blob file and thread 16 KiB.
-    let sizes = [0, 1, 1023, 1024, 1025, 16_000, 16_384, 16_500, 70_000, 1 << 20, 3 << 20];
+    let sizes = [
+        0,
+        1,
+        1023,
+        1024,
+        1025,
+        16_000,
+        16_384,
+        16_500,
+        70_000,
+        1 << 20,
+        3 << 20,
+    ];
     for namespace in ["n", "lz4", "zstd"] {
         for size in sizes {
             let even = Bytes::from(vec![7; size]);
             for (kind, value) in [("noise", noise(size as u64, size)), ("even", even)] {
                 let key = format!("{kind}-{size}");
-                stub.put(request::put(namespace, &key, value.clone())).await.unwrap();
-                let got = stub.get(request::get(namespace, &key)).await.unwrap().into_inner();
+                stub.put(request::put(namespace, &key, value.clone()))
+                    .await
+                    .unwrap();
+                let got = stub
+                    .get(request::get(namespace, &key))
+                    .await
+                    .unwrap()
+                    .into_inner();
                 let got = got.entry.expect("a hit").value;
-                assert!(got == value, "{namespace} {key}: {} bytes came back", got.len());
+                assert!(
+                    got == value,
+                    "{namespace} {key}: {} bytes came back",
+                    got.len()
+                );
             }
         }
     }
@@ -173,7 +237,9 @@ async fn each_invalidation_removes_exactly_what_it_names() {
     let stub = daemon.stub();
     let all = ["a", "ab", "abc", "b*", "bx", "käse", "kase", "z"];
     let keys = |keys: &[&str]| {
-        Target::Keys(KeyList { keys: keys.iter().map(|key| (*key).to_owned()).collect() })
+        Target::Keys(KeyList {
+            keys: keys.iter().map(|key| (*key).to_owned()).collect(),
+        })
     };
     let table: [(Target, &[&str]); 9] = [
         (keys(&["a", "none", "z"]), &["a", "z"]),
@@ -187,19 +253,34 @@ async fn each_invalidation_removes_exactly_what_it_names() {
         (Target::All(true), &all),
     ];
     let mut other = stub.clone();
-    other.put(request::put("n2", "a", "of another namespace")).await.unwrap();
+    other
+        .put(request::put("n2", "a", "of another namespace"))
+        .await
+        .unwrap();
     for (target, gone) in table {
         for key in all {
             put(&stub, key, "v").await;
         }
         let what = format!("{target:?}");
-        assert_eq!(invalidated(&stub, target).await, gone.len() as u64, "{what}");
+        assert_eq!(
+            invalidated(&stub, target).await,
+            gone.len() as u64,
+            "{what}"
+        );
         for key in all {
             let there = value_of(&stub, key).await.is_some();
             assert_eq!(there, !gone.contains(&key), "{key} after {what}");
         }
     }
-    assert!(other.get(request::get("n2", "a")).await.unwrap().into_inner().entry.is_some());
+    assert!(
+        other
+            .get(request::get("n2", "a"))
+            .await
+            .unwrap()
+            .into_inner()
+            .entry
+            .is_some()
+    );
 }
 
 #[tokio::test]
@@ -211,7 +292,10 @@ async fn an_invalidation_of_more_keys_than_one_slice_leaves_none() {
         stub.put_many(request::put_many("n", items)).await.unwrap();
     }
     put(&stub, "4", "stays").await;
-    assert_eq!(invalidated(&stub, Target::Pattern("?-*".into())).await, 3 * SLICE as u64);
+    assert_eq!(
+        invalidated(&stub, Target::Pattern("?-*".into())).await,
+        3 * SLICE as u64
+    );
     assert_eq!(invalidated(&stub, Target::All(true)).await, 1);
 }
 
@@ -221,8 +305,16 @@ async fn a_batch_answers_each_item_in_its_place() {
     let mut stub = daemon.stub();
     let long = "k".repeat(1025);
     let items = ["a", "", "b", &long, "a"].map(|key| (key.to_owned(), Bytes::from(key.to_owned())));
-    let reply = stub.put_many(request::put_many("n", items)).await.unwrap().into_inner();
-    let codes: Vec<_> = reply.results.iter().map(|it| it.fault.as_ref().map(|f| f.code)).collect();
+    let reply = stub
+        .put_many(request::put_many("n", items))
+        .await
+        .unwrap()
+        .into_inner();
+    let codes: Vec<_> = reply
+        .results
+        .iter()
+        .map(|it| it.fault.as_ref().map(|f| f.code))
+        .collect();
     let invalid = Some(Code::InvalidArgument as u32);
     assert_eq!(codes, [None, invalid, None, invalid, None]);
     for result in &reply.results {
@@ -233,18 +325,47 @@ async fn a_batch_answers_each_item_in_its_place() {
     assert_ne!(reply.results[0].version, reply.results[4].version);
 
     let keys = ["b", "none", &long, "a", "b"];
-    let reply = stub.get_many(request::get_many("n", keys)).await.unwrap().into_inner();
-    let values: Vec<_> =
-        reply.items.iter().map(|item| item.entry.as_ref().map(|it| it.value.clone())).collect();
+    let reply = stub
+        .get_many(request::get_many("n", keys))
+        .await
+        .unwrap()
+        .into_inner();
+    let values: Vec<_> = reply
+        .items
+        .iter()
+        .map(|item| item.entry.as_ref().map(|it| it.value.clone()))
+        .collect();
     let b = Some(Bytes::from("b"));
     assert_eq!(values, [b.clone(), None, None, Some("a".into()), b]);
-    let codes: Vec<_> = reply.items.iter().map(|it| it.fault.as_ref().map(|f| f.code)).collect();
+    let codes: Vec<_> = reply
+        .items
+        .iter()
+        .map(|it| it.fault.as_ref().map(|f| f.code))
+        .collect();
     assert_eq!(codes, [None, None, invalid, None, None]);
     let tiers: Vec<_> = reply.items.iter().map(|item| item.tier()).collect();
-    assert_eq!(tiers, [Tier::Local, Tier::None, Tier::None, Tier::Local, Tier::Local]);
+    assert_eq!(
+        tiers,
+        [
+            Tier::Local,
+            Tier::None,
+            Tier::None,
+            Tier::Local,
+            Tier::Local
+        ]
+    );
     let last = &reply.items[3].entry.as_ref().unwrap().version;
-    let current = stub.get(request::get("n", "a")).await.unwrap().into_inner().entry.unwrap();
-    assert_eq!(*last, current.version, "the second put of a batch's key is the one that stays");
+    let current = stub
+        .get(request::get("n", "a"))
+        .await
+        .unwrap()
+        .into_inner()
+        .entry
+        .unwrap();
+    assert_eq!(
+        *last, current.version,
+        "the second put of a batch's key is the one that stays"
+    );
 }
 
 #[tokio::test]
@@ -252,13 +373,21 @@ async fn a_large_batch_comes_back_whole() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
     let items = (0..1000).map(|index| (format!("k{index}"), noise(index, 3000)));
-    let reply = stub.put_many(request::put_many("n", items)).await.unwrap().into_inner();
+    let reply = stub
+        .put_many(request::put_many("n", items))
+        .await
+        .unwrap()
+        .into_inner();
     assert!(reply.results.iter().all(|result| result.fault.is_none()));
     // From memory, then from the disk.
     let daemon = daemon.restart();
     for _ in 0..2 {
         let keys = (0..1000).map(|index| format!("k{index}"));
-        let reply = daemon.stub().get_many(request::get_many("n", keys)).await.unwrap();
+        let reply = daemon
+            .stub()
+            .get_many(request::get_many("n", keys))
+            .await
+            .unwrap();
         for (index, item) in reply.into_inner().items.into_iter().enumerate() {
             let value = item.entry.map(|entry| entry.value);
             assert!(value == Some(noise(index as u64, 3000)), "item {index}");
@@ -277,10 +406,15 @@ async fn if_absent_writes_only_where_nothing_is() {
         stub.put(if_absent(first.clone())).await.unwrap();
         let status = stub.put(if_absent(second.clone())).await.unwrap_err();
         assert_eq!(status.code(), Code::AlreadyExists);
-        assert!(status.message().starts_with("options.if_absent: "), "{status:?}");
+        assert!(
+            status.message().starts_with("options.if_absent: "),
+            "{status:?}"
+        );
         assert!(value_of(&stub, &key).await == Some(first));
         let no_condition = Condition::IfAbsent(false);
-        stub.put(request::put_if("n", &key, second, no_condition)).await.unwrap();
+        stub.put(request::put_if("n", &key, second, no_condition))
+            .await
+            .unwrap();
         invalidated(&stub, Target::Prefix(key.clone())).await;
         stub.put(if_absent(noise(3, size))).await.unwrap();
     }
@@ -294,18 +428,35 @@ async fn if_version_writes_only_over_that_version() {
         request::put_if("n", key, "new", Condition::IfVersion(version.clone()))
     };
     let first = put(&stub, "k", "old").await;
-    let second = stub.put(over("k", &first)).await.unwrap().into_inner().version;
+    let second = stub
+        .put(over("k", &first))
+        .await
+        .unwrap()
+        .into_inner()
+        .version;
     let refused = [over("k", &first), over("none", &second)];
     for request in refused {
         let status = stub.put(request).await.unwrap_err();
         assert_eq!(status.code(), Code::FailedPrecondition);
-        assert!(status.message().starts_with("options.if_version: "), "{status:?}");
+        assert!(
+            status.message().starts_with("options.if_version: "),
+            "{status:?}"
+        );
     }
     invalidated(&stub, Target::All(true)).await;
-    assert_eq!(stub.put(over("k", &second)).await.unwrap_err().code(), Code::FailedPrecondition);
-    let status = stub.put(over("k", &Bytes::from_static(b"short"))).await.unwrap_err();
+    assert_eq!(
+        stub.put(over("k", &second)).await.unwrap_err().code(),
+        Code::FailedPrecondition
+    );
+    let status = stub
+        .put(over("k", &Bytes::from_static(b"short")))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().contains("options.if_version"), "{status:?}");
+    assert!(
+        status.message().contains("options.if_version"),
+        "{status:?}"
+    );
     assert!(value_of(&stub, "k").await.is_none());
 }
 
@@ -322,13 +473,19 @@ async fn of_64_concurrent_puts_if_absent_exactly_one_wins() {
             let mut stub = stubs[caller as usize % stubs.len()].clone();
             callers.spawn(async move { (value, stub.put(request).await) });
         }
-        let (won, lost): (Vec<_>, Vec<_>) =
-            callers.join_all().await.into_iter().partition(|(_, result)| result.is_ok());
+        let (won, lost): (Vec<_>, Vec<_>) = callers
+            .join_all()
+            .await
+            .into_iter()
+            .partition(|(_, result)| result.is_ok());
         assert_eq!(won.len(), 1, "round {round}");
         for (_, result) in lost {
             assert_eq!(result.unwrap_err().code(), Code::AlreadyExists);
         }
-        assert!(value_of(&stubs[0], &key).await.as_ref() == Some(&won[0].0), "round {round}");
+        assert!(
+            value_of(&stubs[0], &key).await.as_ref() == Some(&won[0].0),
+            "round {round}"
+        );
     }
 }
 
@@ -345,12 +502,19 @@ async fn a_counter_under_if_version_loses_no_increment() {
         tasks.spawn(async move {
             for _ in 0..INCREMENTS {
                 loop {
-                    let got = stub.get(request::get("n", "counter")).await.unwrap().into_inner();
+                    let got = stub
+                        .get(request::get("n", "counter"))
+                        .await
+                        .unwrap()
+                        .into_inner();
                     let entry = got.entry.expect("the counter is there");
                     let count = u64::from_le_bytes(entry.value[..].try_into().unwrap());
                     let next = (count + 1).to_le_bytes().to_vec();
                     let condition = Condition::IfVersion(entry.version);
-                    match stub.put(request::put_if("n", "counter", next, condition)).await {
+                    match stub
+                        .put(request::put_if("n", "counter", next, condition))
+                        .await
+                    {
                         Ok(_) => break,
                         Err(status) => assert_eq!(status.code(), Code::FailedPrecondition),
                     }
@@ -360,12 +524,17 @@ async fn a_counter_under_if_version_loses_no_increment() {
     }
     tasks.join_all().await;
     let total = value_of(&stubs[0], "counter").await.unwrap();
-    assert_eq!(u64::from_le_bytes(total[..].try_into().unwrap()), TASKS * INCREMENTS);
+    assert_eq!(
+        u64::from_le_bytes(total[..].try_into().unwrap()),
+        TASKS * INCREMENTS
+    );
 }
 
 #[tokio::test]
 async fn an_immutable_namespace_takes_one_value_for_a_key() {
-    let daemon = Daemon::builder().config("[namespaces.n]\nimmutable = true\n").start();
+    let daemon = Daemon::builder()
+        .config("[namespaces.n]\nimmutable = true\n")
+        .start();
     let mut stub = daemon.stub();
     let sent = || PutRequest {
         metadata: HashMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]),
@@ -373,25 +542,44 @@ async fn an_immutable_namespace_takes_one_value_for_a_key() {
     };
     let first = stub.put(sent()).await.unwrap().into_inner();
     let again = stub.put(sent()).await.unwrap().into_inner();
-    assert_eq!(again.version, first.version, "the same value keeps its version");
+    assert_eq!(
+        again.version, first.version,
+        "the same value keeps its version"
+    );
     assert_eq!(again.expire_time, first.expire_time);
-    let other_words = PutRequest { content_type: "x".into(), ..sent() };
+    let other_words = PutRequest {
+        content_type: "x".into(),
+        ..sent()
+    };
     for different in [request::put("n", "k", "other"), other_words] {
         let status = stub.put(different).await.unwrap_err();
         assert_eq!(status.code(), Code::AlreadyExists);
         assert!(status.message().contains("immutable"), "{status:?}");
     }
     let condition = Condition::IfVersion(first.version.clone());
-    let status = stub.put(request::put_if("n", "k", "other", condition)).await.unwrap_err();
+    let status = stub
+        .put(request::put_if("n", "k", "other", condition))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
     let large = noise(1, 300_000);
-    let first = stub.put(request::put("n", "large", large.clone())).await.unwrap().into_inner();
-    let again = stub.put(request::put("n", "large", large)).await.unwrap().into_inner();
+    let first = stub
+        .put(request::put("n", "large", large.clone()))
+        .await
+        .unwrap()
+        .into_inner();
+    let again = stub
+        .put(request::put("n", "large", large))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(again.version, first.version);
     let refusals = request::counters(&daemon.stats().await, "n").refusals;
     assert_eq!(refusals, 2, "a broken rule is an error, not a refusal");
     assert_eq!(invalidated(&stub, Target::Prefix("k".into())).await, 1);
-    stub.put(request::put("n", "k", "other")).await.expect("after an invalidation it is free");
+    stub.put(request::put("n", "k", "other"))
+        .await
+        .expect("after an invalidation it is free");
 }
 
 #[tokio::test]
@@ -406,14 +594,24 @@ async fn unknown_namespaces_are_refused_only_if_wished() {
         stub.put(request::put("unknown", "k", "v")).await.err(),
         stub.get(request::get("unknown", "k")).await.err(),
         stub.exists(request::exists("unknown", "k")).await.err(),
-        stub.get_many(request::get_many("unknown", ["k"])).await.err(),
-        stub.invalidate(request::invalidate("unknown", target())).await.err(),
+        stub.get_many(request::get_many("unknown", ["k"]))
+            .await
+            .err(),
+        stub.invalidate(request::invalidate("unknown", target()))
+            .await
+            .err(),
     ];
     for status in statuses {
         let status = status.expect("unknown is refused");
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert!(status.message().starts_with("namespace: \"unknown\""), "{status:?}");
-        assert!(status.message().contains("known_namespaces_only"), "{status:?}");
+        assert!(
+            status.message().starts_with("namespace: \"unknown\""),
+            "{status:?}"
+        );
+        assert!(
+            status.message().contains("known_namespaces_only"),
+            "{status:?}"
+        );
     }
 }
 
@@ -421,11 +619,20 @@ async fn unknown_namespaces_are_refused_only_if_wished() {
 async fn what_needs_the_shared_tier_is_refused_without_one() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
-    let shared = ReadOptions { require_shared: true, ..ReadOptions::default() };
-    let get = GetRequest { options: Some(shared), ..request::get("n", "k") };
+    let shared = ReadOptions {
+        require_shared: true,
+        ..ReadOptions::default()
+    };
+    let get = GetRequest {
+        options: Some(shared),
+        ..request::get("n", "k")
+    };
     let status = stub.get(get).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    assert!(status.message().starts_with("options.require_shared: "), "{status:?}");
+    assert!(
+        status.message().starts_with("options.require_shared: "),
+        "{status:?}"
+    );
     let write = PutRequest {
         options: write_options(WriteMode::Shared),
         ..request::put("n", "k", "v")
@@ -433,31 +640,65 @@ async fn what_needs_the_shared_tier_is_refused_without_one() {
     let status = stub.put(write).await.unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().starts_with("options.mode: "), "{status:?}");
-    assert!(value_of(&stub, "k").await.is_none(), "a refused put writes nothing");
+    assert!(
+        value_of(&stub, "k").await.is_none(),
+        "a refused put writes nothing"
+    );
 
     for mode in [WriteMode::Unspecified, WriteMode::Through, WriteMode::Local] {
-        let write =
-            PutRequest { options: write_options(mode), ..request::put("n", "k", "v") };
+        let write = PutRequest {
+            options: write_options(mode),
+            ..request::put("n", "k", "v")
+        };
         let stored = stub.put(write).await.unwrap().into_inner();
         assert_eq!(stored.local_outcome(), TierOutcome::Applied);
     }
-    let local = ReadOptions { local_only: true, ..ReadOptions::default() };
-    let get = GetRequest { options: Some(local), ..request::get("n", "k") };
+    let local = ReadOptions {
+        local_only: true,
+        ..ReadOptions::default()
+    };
+    let get = GetRequest {
+        options: Some(local),
+        ..request::get("n", "k")
+    };
     assert!(stub.get(get).await.unwrap().into_inner().entry.is_some());
-    let both = ReadOptions { local_only: true, require_shared: true, ..ReadOptions::default() };
-    let get = GetRequest { options: Some(both), ..request::get("n", "k") };
-    assert_eq!(stub.get(get).await.unwrap_err().code(), Code::InvalidArgument);
+    let both = ReadOptions {
+        local_only: true,
+        require_shared: true,
+        ..ReadOptions::default()
+    };
+    let get = GetRequest {
+        options: Some(both),
+        ..request::get("n", "k")
+    };
+    assert_eq!(
+        stub.get(get).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 }
 
 #[tokio::test]
 async fn a_namespace_of_the_shared_tier_alone_misses_without_redis() {
-    let daemon = Daemon::builder().config("[namespaces.n]\ntiers = [\"shared\"]\n").start();
+    let daemon = Daemon::builder()
+        .config("[namespaces.n]\ntiers = [\"shared\"]\n")
+        .start();
     let mut stub = daemon.stub();
-    let stored = stub.put(request::put("n", "k", "v")).await.unwrap().into_inner();
+    let stored = stub
+        .put(request::put("n", "k", "v"))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(stored.local_outcome(), TierOutcome::Skipped);
     assert_eq!(stored.shared_outcome(), TierOutcome::Skipped);
     assert!(value_of(&stub, "k").await.is_none());
-    assert!(!stub.exists(request::exists("n", "k")).await.unwrap().into_inner().exists);
+    assert!(
+        !stub
+            .exists(request::exists("n", "k"))
+            .await
+            .unwrap()
+            .into_inner()
+            .exists
+    );
 }
 
 #[tokio::test]
@@ -465,10 +706,22 @@ async fn what_this_version_does_not_serve_says_so() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
     put(&stub, "k", "v").await;
-    let lease = ReadOptions { lease: Some(LeaseRequest::default()), ..ReadOptions::default() };
-    let get = GetRequest { options: Some(lease.clone()), ..request::get("n", "k") };
-    let token = WriteOptions { lease_token: "t".into(), ..WriteOptions::default() };
-    let write = PutRequest { options: Some(token), ..request::put("n", "k", "new") };
+    let lease = ReadOptions {
+        lease: Some(LeaseRequest::default()),
+        ..ReadOptions::default()
+    };
+    let get = GetRequest {
+        options: Some(lease),
+        ..request::get("n", "k")
+    };
+    let token = WriteOptions {
+        lease_token: "t".into(),
+        ..WriteOptions::default()
+    };
+    let write = PutRequest {
+        options: Some(token),
+        ..request::put("n", "k", "new")
+    };
     let none = tokio_stream::empty::<WriteRequest>();
     let tag = request::invalidate("n", Target::Tag("t".into()));
     let statuses = [
@@ -488,7 +741,10 @@ async fn what_this_version_does_not_serve_says_so() {
         options: Some(lease),
         ..request::exists("n", "k")
     };
-    assert_eq!(stub.exists(exists).await.unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(
+        stub.exists(exists).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
     assert_eq!(value_of(&stub, "k").await.unwrap(), "v");
 }
 
@@ -503,20 +759,37 @@ async fn options_that_a_batch_does_not_take_are_refused_for_the_whole_batch() {
         request
     };
     let version = Condition::IfVersion(Bytes::from(vec![0; 16]));
-    let conditional = WriteOptions { condition: Some(version), ..WriteOptions::default() };
+    let conditional = WriteOptions {
+        condition: Some(version),
+        ..WriteOptions::default()
+    };
     let status = stub.put_many(with(conditional)).await.unwrap_err();
     assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(status.message().starts_with("options.if_version: "), "{status:?}");
+    assert!(
+        status.message().starts_with("options.if_version: "),
+        "{status:?}"
+    );
     let absent = Condition::IfAbsent(true);
-    let absent = WriteOptions { condition: Some(absent), ..WriteOptions::default() };
+    let absent = WriteOptions {
+        condition: Some(absent),
+        ..WriteOptions::default()
+    };
     let faults = |reply: tonic::Response<pannier_proto::v1::PutManyResponse>| {
         let results = reply.into_inner().results.into_iter();
-        results.map(|result| result.fault.map(|fault| fault.code)).collect::<Vec<_>>()
+        results
+            .map(|result| result.fault.map(|fault| fault.code))
+            .collect::<Vec<_>>()
     };
-    assert_eq!(faults(stub.put_many(with(absent.clone())).await.unwrap()), [None]);
+    assert_eq!(
+        faults(stub.put_many(with(absent.clone())).await.unwrap()),
+        [None]
+    );
     let again = faults(stub.put_many(with(absent)).await.unwrap());
     assert_eq!(again, [Some(Code::AlreadyExists as u32)]);
-    let lease = ReadOptions { lease: Some(LeaseRequest::default()), ..ReadOptions::default() };
+    let lease = ReadOptions {
+        lease: Some(LeaseRequest::default()),
+        ..ReadOptions::default()
+    };
     let mut request = request::get_many("n", ["k"]);
     request.options = Some(lease);
     assert!(stub.get_many(request).await.is_err());
@@ -533,7 +806,11 @@ async fn a_deadline_that_passes_is_deadline_exceeded() {
         let pattern = Target::Pattern(slow_pattern());
         let mut request = tonic::Request::new(request::invalidate("slow", pattern));
         request.set_timeout(Duration::from_millis(50));
-        let status = stub.clone().invalidate(request).await.expect_err("takes longer than 50 ms");
+        let status = stub
+            .clone()
+            .invalidate(request)
+            .await
+            .expect_err("takes longer than 50 ms");
         if status.message().starts_with("the caller's deadline") {
             answered = Some(status);
             break;
@@ -547,7 +824,9 @@ async fn a_deadline_that_passes_is_deadline_exceeded() {
 
 #[tokio::test]
 async fn a_scan_whose_caller_has_gone_stops() {
-    let daemon = Daemon::builder().config("[server]\nmax_in_flight = 1\n").start();
+    let daemon = Daemon::builder()
+        .config("[server]\nmax_in_flight = 1\n")
+        .start();
     let stub = daemon.stub();
     fill_for_slow_scan(&stub, "one", 1).await;
     fill_for_slow_scan(&stub, "many", 20).await;
@@ -560,7 +839,11 @@ async fn a_scan_whose_caller_has_gone_stops() {
     SlowScan::begin(&stub, "many").await.cancel();
     rest(&daemon).await;
     let used = daemon.processor_time() - before;
-    assert!(used < one_slice * 6, "{used:?} of about {:?}", one_slice * 20);
+    assert!(
+        used < one_slice * 6,
+        "{used:?} of about {:?}",
+        one_slice * 20
+    );
     eventually("the place in flight is free again", async || {
         stub.clone().get(request::get("n", "k")).await.is_ok()
     })
@@ -578,15 +861,26 @@ async fn counters_count_and_are_reset() {
     assert!(value_of(&stub, "b").await.is_some());
     assert!(value_of(&stub, "none").await.is_none());
     stub.exists(request::exists("n", "a")).await.unwrap();
-    stub.get_many(request::get_many("n", ["a", "none"])).await.unwrap();
-    stub.put(request::put_if("n", "a", "v", Condition::IfAbsent(true))).await.unwrap_err();
+    stub.get_many(request::get_many("n", ["a", "none"]))
+        .await
+        .unwrap();
+    stub.put(request::put_if("n", "a", "v", Condition::IfAbsent(true)))
+        .await
+        .unwrap_err();
     stub.get(request::get("n", "")).await.unwrap_err();
     invalidated(&stub, Target::Prefix("a".into())).await;
     stub.put(request::put("other", "k", "v")).await.unwrap();
 
     let stats = daemon.stats().await;
     let n = request::counters(&stats, "n");
-    let counted = (n.hits, n.misses, n.puts, n.invalidations, n.errors, n.refusals);
+    let counted = (
+        n.hits,
+        n.misses,
+        n.puts,
+        n.invalidations,
+        n.errors,
+        n.refusals,
+    );
     assert_eq!(counted, (3, 2, 3, 1, 1, 1));
     assert_eq!(stats.total.unwrap().puts, 4);
     assert_eq!(stats.shared_state(), SharedState::Disabled);
@@ -597,19 +891,29 @@ async fn counters_count_and_are_reset() {
     assert_eq!(local.disk_budget_bytes, 4 << 30);
     assert_eq!(local.memory_budget_bytes, 128 << 20);
 
-    let one = StatsRequest { namespace: "other".into() };
+    let one = StatsRequest {
+        namespace: "other".into(),
+    };
     let one = admin.stats(one).await.unwrap().into_inner();
     assert_eq!(one.namespaces.len(), 1);
     assert_eq!(one.namespaces[0].namespace, "other");
-    let bad = StatsRequest { namespace: "Bad!".into() };
-    assert_eq!(admin.stats(bad).await.unwrap_err().code(), Code::InvalidArgument);
+    let bad = StatsRequest {
+        namespace: "Bad!".into(),
+    };
+    assert_eq!(
+        admin.stats(bad).await.unwrap_err().code(),
+        Code::InvalidArgument
+    );
 
     let since = request::epoch_milliseconds(stats.since.as_ref());
     admin.reset(ResetRequest {}).await.unwrap();
     let stats = daemon.stats().await;
     assert_eq!(stats.total.unwrap(), pannier_proto::v1::Counters::default());
     assert!(request::epoch_milliseconds(stats.since.as_ref()) > since);
-    assert!(value_of(&stub, "b").await.is_some(), "a reset of counters drops no entry");
+    assert!(
+        value_of(&stub, "b").await.is_some(),
+        "a reset of counters drops no entry"
+    );
 }
 
 #[tokio::test]
@@ -618,14 +922,35 @@ async fn the_effective_configuration_is_told_without_secrets() {
         .arguments(["--redis-url", "redis://user:hunter2@redis.invalid:6379/0"])
         .config("[namespaces.n]\nttl = \"90s\"\n")
         .start();
-    let reply = daemon.admin().config(ConfigRequest {}).await.unwrap().into_inner();
-    assert!(reply.toml.contains("redis://***@redis.invalid:6379/0"), "{}", reply.toml);
-    assert!(reply.toml.contains("max_in_flight = 4096"), "{}", reply.toml);
+    let reply = daemon
+        .admin()
+        .config(ConfigRequest {})
+        .await
+        .unwrap()
+        .into_inner();
+    assert!(
+        reply.toml.contains("redis://***@redis.invalid:6379/0"),
+        "{}",
+        reply.toml
+    );
+    assert!(
+        reply.toml.contains("max_in_flight = 4096"),
+        "{}",
+        reply.toml
+    );
     assert!(reply.toml.contains("ttl = \"1m 30s\""), "{}", reply.toml);
     for text in [reply.toml, daemon.stderr()] {
-        assert!(!text.contains("hunter2") && !text.contains("user"), "{text}");
+        assert!(
+            !text.contains("hunter2") && !text.contains("user"),
+            "{text}"
+        );
     }
-    put(&daemon.stub(), "k", "a Redis that cannot be reached stops nothing").await;
+    put(
+        &daemon.stub(),
+        "k",
+        "a Redis that cannot be reached stops nothing",
+    )
+    .await;
 }
 
 #[tokio::test]
@@ -635,11 +960,23 @@ async fn a_flush_drops_every_entry() {
     put(&stub, "k", "v").await;
     put(&stub, "large", noise(1, 300_000)).await;
     stub.put(request::put("other", "k", "v")).await.unwrap();
-    let reply = daemon.admin().flush(FlushRequest {}).await.unwrap().into_inner();
+    let reply = daemon
+        .admin()
+        .flush(FlushRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.local_outcome(), TierOutcome::Applied);
     assert!(value_of(&stub, "k").await.is_none());
     assert!(value_of(&stub, "large").await.is_none());
-    assert!(stub.get(request::get("other", "k")).await.unwrap().into_inner().entry.is_none());
+    assert!(
+        stub.get(request::get("other", "k"))
+            .await
+            .unwrap()
+            .into_inner()
+            .entry
+            .is_none()
+    );
     put(&stub, "k", "new").await;
     let daemon = daemon.restart();
     assert_eq!(value_of(&daemon.stub(), "k").await.unwrap(), "new");
@@ -649,19 +986,37 @@ async fn a_flush_drops_every_entry() {
 #[tokio::test]
 async fn health_is_told_for_each_part() {
     let daemon = Daemon::start();
-    let health = daemon.admin().health(HealthRequest {}).await.unwrap().into_inner();
+    let health = daemon
+        .admin()
+        .health(HealthRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert!(health.serving);
-    let local = health.parts.iter().find(|part| part.name == "local").expect("a local tier");
+    let local = health
+        .parts
+        .iter()
+        .find(|part| part.name == "local")
+        .expect("a local tier");
     assert!(local.healthy && local.message.is_empty(), "{local:?}");
 
     let mut client = HealthClient::new(daemon.channel());
     let mut status = async |service: &str| {
-        let request = HealthCheckRequest { service: service.into() };
-        client.check(request).await.map(|reply| reply.into_inner().status().as_str_name())
+        let request = HealthCheckRequest {
+            service: service.into(),
+        };
+        client
+            .check(request)
+            .await
+            .map(|reply| reply.into_inner().status().as_str_name())
     };
     assert_eq!(status("").await.unwrap(), "SERVING");
     assert_eq!(status("pannier.v1.CacheService").await.unwrap(), "SERVING");
-    assert_eq!(status("shared").await.unwrap(), "UNKNOWN", "none is configured");
+    assert_eq!(
+        status("shared").await.unwrap(),
+        "UNKNOWN",
+        "none is configured"
+    );
     assert_eq!(status("nobody").await.unwrap_err().code(), Code::NotFound);
 }
 
@@ -670,15 +1025,37 @@ async fn reflection_lists_the_services() {
     let daemon = Daemon::start();
     let mut client = ServerReflectionClient::new(daemon.channel());
     let ask = MessageRequest::ListServices(String::new());
-    let request = ServerReflectionRequest { message_request: Some(ask), host: String::new() };
-    let reply = client.server_reflection_info(tokio_stream::once(request)).await.unwrap();
-    let reply = reply.into_inner().message().await.unwrap().expect("one answer");
+    let request = ServerReflectionRequest {
+        message_request: Some(ask),
+        host: String::new(),
+    };
+    let reply = client
+        .server_reflection_info(tokio_stream::once(request))
+        .await
+        .unwrap();
+    let reply = reply
+        .into_inner()
+        .message()
+        .await
+        .unwrap()
+        .expect("one answer");
     let Some(MessageResponse::ListServicesResponse(list)) = reply.message_response else {
         panic!("another answer: {reply:?}");
     };
-    let names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
-    for name in ["pannier.v1.CacheService", "pannier.v1.AdminService", "grpc.health.v1.Health"] {
-        assert!(names.iter().any(|it| it == name), "{name} is not in {names:?}");
+    let names: Vec<_> = list
+        .service
+        .into_iter()
+        .map(|service| service.name)
+        .collect();
+    for name in [
+        "pannier.v1.CacheService",
+        "pannier.v1.AdminService",
+        "grpc.health.v1.Health",
+    ] {
+        assert!(
+            names.iter().any(|it| it == name),
+            "{name} is not in {names:?}"
+        );
     }
 }
 
@@ -686,8 +1063,14 @@ async fn reflection_lists_the_services() {
 async fn http_answers_liveness_and_readiness() {
     let daemon = Daemon::start();
     let at = daemon.http();
-    assert_eq!(wire::http_get(at, "/healthz").await.unwrap(), (200, "ok\n".into()));
-    assert_eq!(wire::http_get(at, "/readyz").await.unwrap(), (200, "ready\n".into()));
+    assert_eq!(
+        wire::http_get(at, "/healthz").await.unwrap(),
+        (200, "ok\n".into())
+    );
+    assert_eq!(
+        wire::http_get(at, "/readyz").await.unwrap(),
+        (200, "ready\n".into())
+    );
     assert_eq!(wire::http_get(at, "/none").await.unwrap().0, 404);
 }
 
@@ -731,7 +1114,9 @@ async fn a_stale_socket_is_replaced_and_one_in_use_is_not() {
 
     let file = how.home().join("file");
     fs::write(&file, "precious").unwrap();
-    let third = Daemon::builder().listen(format!("unix:{}", file.display())).run();
+    let third = Daemon::builder()
+        .listen(format!("unix:{}", file.display()))
+        .run();
     assert_eq!(third.code(), Some(1), "{}", third.stderr);
     assert!(third.stderr.contains("no socket"), "{}", third.stderr);
     assert_eq!(fs::read_to_string(&file).unwrap(), "precious");

@@ -32,7 +32,13 @@ type Stub = CacheServiceClient<Channel>;
 type Model = BTreeMap<String, Vec<Option<Bytes>>>;
 
 /// Writes to keys of its own until the daemon is gone.
-async fn write(mut stub: Stub, seed: u64, keys: Vec<String>, mut model: Model, done: Count) -> Model {
+async fn write(
+    mut stub: Stub,
+    seed: u64,
+    keys: Vec<String>,
+    mut model: Model,
+    done: Count,
+) -> Model {
     let mut random = StdRng::seed_from_u64(seed);
     loop {
         let key = &keys[random.random_range(0..keys.len())];
@@ -45,7 +51,10 @@ async fn write(mut stub: Stub, seed: u64, keys: Vec<String>, mut model: Model, d
         model.entry(key.clone()).or_default().push(next.clone());
         let acknowledged = match next.clone() {
             Some(value) => stub.put(request::put("n", key, value)).await.is_ok(),
-            None => stub.invalidate(request::invalidate_keys("n", [key])).await.is_ok(),
+            None => stub
+                .invalidate(request::invalidate_keys("n", [key]))
+                .await
+                .is_ok(),
         };
         if !acknowledged {
             return model;
@@ -59,12 +68,19 @@ async fn write(mut stub: Stub, seed: u64, keys: Vec<String>, mut model: Model, d
 async fn check(stub: &mut Stub, model: &mut Model, kill: u64) {
     let keys: Vec<_> = model.keys().cloned().collect();
     for chunk in keys.chunks(20) {
-        let many = stub.get_many(request::get_many("n", chunk)).await.unwrap().into_inner();
+        let many = stub
+            .get_many(request::get_many("n", chunk))
+            .await
+            .unwrap()
+            .into_inner();
         for (key, item) in chunk.iter().zip(many.items) {
             assert!(item.fault.is_none(), "{key} after kill {kill}: {item:?}");
             let one = stub.get(request::get("n", key)).await.unwrap().into_inner();
             let (one, many) = (one.entry.map(|it| it.value), item.entry.map(|it| it.value));
-            assert!(one == many, "{key} after kill {kill}: Get and GetMany disagree");
+            assert!(
+                one == many,
+                "{key} after kill {kill}: Get and GetMany disagree"
+            );
             let allowed = &model[key];
             assert!(
                 allowed.contains(&one),
@@ -78,7 +94,9 @@ async fn check(stub: &mut Stub, model: &mut Model, kill: u64) {
 }
 
 fn shape(state: &Option<Bytes>) -> String {
-    state.as_ref().map_or_else(|| "nothing".into(), |it| format!("{} bytes", it.len()))
+    state
+        .as_ref()
+        .map_or_else(|| "nothing".into(), |it| format!("{} bytes", it.len()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,9 +109,20 @@ async fn what_was_acknowledged_survives_ten_kills() {
         let mut writers = JoinSet::new();
         let done = Count::default();
         for writer in 0..WRITERS {
-            let keys: Vec<_> = (0..KEYS_EACH).map(|key| format!("{writer}-{key}")).collect();
-            let own = keys.iter().filter_map(|key| model.remove_entry(key)).collect();
-            writers.spawn(write(daemon.stub(), kill * 100 + writer, keys, own, done.clone()));
+            let keys: Vec<_> = (0..KEYS_EACH)
+                .map(|key| format!("{writer}-{key}"))
+                .collect();
+            let own = keys
+                .iter()
+                .filter_map(|key| model.remove_entry(key))
+                .collect();
+            writers.spawn(write(
+                daemon.stub(),
+                kill * 100 + writer,
+                keys,
+                own,
+                done.clone(),
+            ));
         }
         // Not a wait for something but the random point itself.
         tokio::time::sleep(Duration::from_millis(random.random_range(20..400))).await;
@@ -107,9 +136,16 @@ async fn what_was_acknowledged_survives_ten_kills() {
     }
     let stats = daemon.stats().await.local.expect("a local tier");
     assert_eq!((stats.corrupt_records, stats.set_asides), (0, 0));
-    assert!(total > 500, "only {total} writes were acknowledged: no load");
+    assert!(
+        total > 500,
+        "only {total} writes were acknowledged: no load"
+    );
     let present = model.values().filter(|states| states[0].is_some()).count();
-    assert!(present > 20 && present < model.len(), "{present} of {} keys are there", model.len());
+    assert!(
+        present > 20 && present < model.len(),
+        "{present} of {} keys are there",
+        model.len()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,14 +155,27 @@ async fn what_was_only_just_acknowledged_survives_a_kill() {
         let mut stub = daemon.stub();
         let (small, large) = (noise(round, 50), noise(round, 2 << 20));
         stub.put(request::put("n", "gone", "v")).await.unwrap();
-        stub.put(request::put("n", "large", large.clone())).await.unwrap();
-        stub.put(request::put("n", "small", small.clone())).await.unwrap();
-        stub.invalidate(request::invalidate_keys("n", ["gone"])).await.unwrap();
+        stub.put(request::put("n", "large", large.clone()))
+            .await
+            .unwrap();
+        stub.put(request::put("n", "small", small.clone()))
+            .await
+            .unwrap();
+        stub.invalidate(request::invalidate_keys("n", ["gone"]))
+            .await
+            .unwrap();
         daemon = daemon.restart();
         let mut stub = daemon.stub();
-        for (key, expected) in [("large", Some(large)), ("small", Some(small)), ("gone", None)] {
+        for (key, expected) in [
+            ("large", Some(large)),
+            ("small", Some(small)),
+            ("gone", None),
+        ] {
             let got = stub.get(request::get("n", key)).await.unwrap().into_inner();
-            assert!(got.entry.map(|it| it.value) == expected, "{key} in round {round}");
+            assert!(
+                got.entry.map(|it| it.value) == expected,
+                "{key} in round {round}"
+            );
         }
     }
 }

@@ -47,17 +47,33 @@ fn now() -> i64 {
 /// Puts and tells the instant in the reply.
 async fn put_for(stub: &mut Stub, key: &str, value: bytes::Bytes, lifetime: i64) -> i64 {
     let ttl = Some(request::milliseconds(lifetime));
-    let reply = stub.put(PutRequest { ttl, ..request::put("n", key, value) }).await;
+    let reply = stub
+        .put(PutRequest {
+            ttl,
+            ..request::put("n", key, value)
+        })
+        .await;
     request::epoch_milliseconds(reply.unwrap().into_inner().expire_time.as_ref())
 }
 
 /// Lifetime of a new entry as the entry tells it; the reply must agree about its end.
 async fn lifetime(stub: &mut Stub, namespace: &str, ttl: Option<prost_types::Duration>) -> i64 {
-    let put = PutRequest { ttl, ..request::put(namespace, "k", "v") };
+    let put = PutRequest {
+        ttl,
+        ..request::put(namespace, "k", "v")
+    };
     let reply = stub.put(put).await.unwrap().into_inner();
-    let entry = stub.get(request::get(namespace, "k")).await.unwrap().into_inner().entry;
+    let entry = stub
+        .get(request::get(namespace, "k"))
+        .await
+        .unwrap()
+        .into_inner()
+        .entry;
     let entry = entry.expect("a live entry");
-    assert_eq!(entry.expire_time, reply.expire_time, "reply and entry disagree");
+    assert_eq!(
+        entry.expire_time, reply.expire_time,
+        "reply and entry disagree"
+    );
     request::epoch_milliseconds(entry.expire_time.as_ref())
         - request::epoch_milliseconds(entry.create_time.as_ref())
 }
@@ -68,7 +84,12 @@ async fn until(instant: i64) {
 }
 
 async fn is_there(stub: &mut Stub, key: &str) -> bool {
-    stub.get(request::get("n", key)).await.unwrap().into_inner().entry.is_some()
+    stub.get(request::get("n", key))
+        .await
+        .unwrap()
+        .into_inner()
+        .entry
+        .is_some()
 }
 
 #[tokio::test]
@@ -89,7 +110,11 @@ async fn the_lifetime_is_the_requests_or_the_namespaces_and_at_most_the_maximum(
     ];
     for (namespace, ttl, expected) in table {
         let what = format!("{namespace} {ttl:?}");
-        assert_eq!(lifetime(&mut stub, namespace, ttl).await, expected, "{what}");
+        assert_eq!(
+            lifetime(&mut stub, namespace, ttl).await,
+            expected,
+            "{what}"
+        );
     }
 }
 
@@ -101,13 +126,19 @@ async fn jitter_shortens_by_up_to_its_share_and_not_always_alike() {
     for _ in 0..100 {
         lifetimes.push(lifetime(&mut stub, "jitter", None).await);
     }
-    let (least, most) = (*lifetimes.iter().min().unwrap(), *lifetimes.iter().max().unwrap());
+    let (least, most) = (
+        *lifetimes.iter().min().unwrap(),
+        *lifetimes.iter().max().unwrap(),
+    );
     assert!(least >= 500_000 && most <= 1_000_000, "{least} to {most}");
     // That 100 draws leave out a third of the range has a chance of 1 in 10^17.
     assert!(least < 666_000 && most > 833_000, "{least} to {most}");
     let asked = Some(request::milliseconds(100_000));
     let asked = lifetime(&mut stub, "jitter", asked).await;
-    assert!((50_000..=100_000).contains(&asked), "it holds for a request's lifetime too: {asked}");
+    assert!(
+        (50_000..=100_000).contains(&asked),
+        "it holds for a request's lifetime too: {asked}"
+    );
 }
 
 #[tokio::test]
@@ -121,10 +152,22 @@ async fn an_entry_is_there_until_its_end_and_never_after() {
         while now() < end + 50 {
             let begun = now();
             let got = stub.get(request::get("n", key)).await.unwrap().into_inner();
-            let many = stub.get_many(request::get_many("n", [key])).await.unwrap().into_inner();
-            let exists = stub.exists(request::exists("n", key)).await.unwrap().into_inner();
+            let many = stub
+                .get_many(request::get_many("n", [key]))
+                .await
+                .unwrap()
+                .into_inner();
+            let exists = stub
+                .exists(request::exists("n", key))
+                .await
+                .unwrap()
+                .into_inner();
             let ended = now();
-            let there = [got.entry.is_some(), many.items[0].entry.is_some(), exists.exists];
+            let there = [
+                got.entry.is_some(),
+                many.items[0].entry.is_some(),
+                exists.exists,
+            ];
             // A millisecond each way: the two clocks are read apart and count whole ones.
             if begun > end + 1 {
                 assert_eq!(there, [false; 3], "{key} {} ms after its end", begun - end);
@@ -134,7 +177,10 @@ async fn an_entry_is_there_until_its_end_and_never_after() {
                 hits += 1;
             }
         }
-        assert!(hits > 0 && misses > 0, "{key}: {hits} hits, {misses} misses");
+        assert!(
+            hits > 0 && misses > 0,
+            "{key}: {hits} hits, {misses} misses"
+        );
     }
 }
 
@@ -147,7 +193,10 @@ async fn a_shorter_second_life_brings_no_earlier_one_back() {
     until(end + 2).await;
     assert!(!is_there(&mut stub, "k").await);
     let daemon = daemon.restart();
-    assert!(!is_there(&mut daemon.stub(), "k").await, "nor does a restart");
+    assert!(
+        !is_there(&mut daemon.stub(), "k").await,
+        "nor does a restart"
+    );
 }
 
 #[tokio::test]
@@ -155,13 +204,21 @@ async fn an_ended_entry_is_absent_for_conditions_too() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
     let ttl = Some(request::milliseconds(100));
-    let first = PutRequest { ttl, ..request::put("n", "k", "old") };
+    let first = PutRequest {
+        ttl,
+        ..request::put("n", "k", "old")
+    };
     let first = stub.put(first).await.unwrap().into_inner();
     until(request::epoch_milliseconds(first.expire_time.as_ref()) + 2).await;
     let version = Condition::IfVersion(first.version);
-    let status = stub.put(request::put_if("n", "k", "new", version)).await.unwrap_err();
+    let status = stub
+        .put(request::put_if("n", "k", "new", version))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::FailedPrecondition);
-    stub.put(request::put_if("n", "k", "new", Condition::IfAbsent(true))).await.unwrap();
+    stub.put(request::put_if("n", "k", "new", Condition::IfAbsent(true)))
+        .await
+        .unwrap();
     let keys = request::invalidate_keys("n", ["k"]);
     assert_eq!(stub.invalidate(keys).await.unwrap().into_inner().count, 1);
 }
@@ -177,7 +234,11 @@ async fn an_invalidation_counts_only_what_was_alive() {
     let keys = request::invalidate_keys("n", ["b"]);
     assert_eq!(stub.invalidate(keys).await.unwrap().into_inner().count, 0);
     let prefix = pannier_proto::v1::invalidate_request::Target::Prefix("a".into());
-    let reply = stub.invalidate(request::invalidate("n", prefix)).await.unwrap().into_inner();
+    let reply = stub
+        .invalidate(request::invalidate("n", prefix))
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(reply.count, 1);
 }
 
@@ -187,10 +248,19 @@ async fn the_remaining_lifetime_goes_on_while_the_daemon_is_dead() {
     let mut stub = daemon.stub();
     let large = noise(1, 300_000);
     let ends = [
-        ("stays", put_for(&mut stub, "stays", "v".into(), 60_000).await),
-        ("large", put_for(&mut stub, "large", large.clone(), 60_000).await),
+        (
+            "stays",
+            put_for(&mut stub, "stays", "v".into(), 60_000).await,
+        ),
+        (
+            "large",
+            put_for(&mut stub, "large", large.clone(), 60_000).await,
+        ),
         ("ends", put_for(&mut stub, "ends", "v".into(), 300).await),
-        ("ends large", put_for(&mut stub, "ends large", large, 300).await),
+        (
+            "ends large",
+            put_for(&mut stub, "ends large", large, 300).await,
+        ),
     ];
     assert!(is_there(&mut stub, "ends").await);
     daemon.kill();
@@ -200,12 +270,24 @@ async fn the_remaining_lifetime_goes_on_while_the_daemon_is_dead() {
     assert!(!is_there(&mut stub, "ends").await);
     assert!(!is_there(&mut stub, "ends large").await);
     for (key, end) in &ends[..2] {
-        let entry = stub.get(request::get("n", key)).await.unwrap().into_inner().entry.unwrap();
-        assert_eq!(request::epoch_milliseconds(entry.expire_time.as_ref()), *end);
+        let entry = stub
+            .get(request::get("n", key))
+            .await
+            .unwrap()
+            .into_inner()
+            .entry
+            .unwrap();
+        assert_eq!(
+            request::epoch_milliseconds(entry.expire_time.as_ref()),
+            *end
+        );
         let (before, exists) = (now(), stub.exists(request::exists("n", key)).await.unwrap());
         let left = exists.into_inner().ttl.expect("a remaining lifetime");
         let left = left.seconds * 1000 + i64::from(left.nanos) / 1_000_000;
         let (most, least) = (end - before + 1, end - now() - 1);
-        assert!((least..=most).contains(&left), "{key}: {left} is not {least} to {most}");
+        assert!(
+            (least..=most).contains(&left),
+            "{key}: {left} is not {least} to {most}"
+        );
     }
 }

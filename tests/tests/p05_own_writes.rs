@@ -26,16 +26,23 @@ const LARGE: usize = 300 << 10;
 type Stub = CacheServiceClient<Channel>;
 
 async fn put(stub: &mut Stub, key: &str, value: Bytes) {
-    stub.put(request::put("n", key, value)).await.expect("the put is taken");
+    stub.put(request::put("n", key, value))
+        .await
+        .expect("the put is taken");
 }
 
 async fn invalidate(stub: &mut Stub, key: &str) {
     let keys = request::invalidate_keys("n", [key]);
-    stub.invalidate(keys).await.expect("the invalidation is taken");
+    stub.invalidate(keys)
+        .await
+        .expect("the invalidation is taken");
 }
 
 async fn value_of(stub: &mut Stub, key: &str) -> Option<Bytes> {
-    let reply = stub.get(request::get("n", key)).await.expect("a get is answered");
+    let reply = stub
+        .get(request::get("n", key))
+        .await
+        .expect("a get is answered");
     reply.into_inner().entry.map(|entry| entry.value)
 }
 
@@ -45,7 +52,11 @@ async fn check_own_key(mut writer: Stub, mut reader: Stub, client: u64, rounds: 
     let mut random = StdRng::seed_from_u64(client);
     let key = format!("own-{client}");
     for round in 0..rounds {
-        let size = if random.random_bool(0.3) { LARGE } else { SMALL };
+        let size = if random.random_bool(0.3) {
+            LARGE
+        } else {
+            SMALL
+        };
         let value = noise(client << 32 | round, size);
         let expected = match random.random_range(0..4) {
             0 => {
@@ -54,7 +65,10 @@ async fn check_own_key(mut writer: Stub, mut reader: Stub, client: u64, rounds: 
             }
             1 => {
                 let items = [(key.clone(), value.clone())];
-                let reply = writer.put_many(request::put_many("n", items)).await.unwrap();
+                let reply = writer
+                    .put_many(request::put_many("n", items))
+                    .await
+                    .unwrap();
                 assert!(reply.into_inner().results[0].fault.is_none());
                 Some(value)
             }
@@ -64,12 +78,33 @@ async fn check_own_key(mut writer: Stub, mut reader: Stub, client: u64, rounds: 
             }
         };
         let got = value_of(&mut reader, &key).await;
-        assert!(got == expected, "client {client}, round {round}, {size} bytes");
-        let exists = reader.exists(request::exists("n", &key)).await.unwrap().into_inner();
-        assert_eq!(exists.exists, expected.is_some(), "client {client}, round {round}");
-        let many = reader.get_many(request::get_many("n", [&key])).await.unwrap().into_inner();
-        let many = many.items[0].entry.as_ref().map(|entry| entry.value.clone());
-        assert!(many == expected, "client {client}, round {round}, by GetMany");
+        assert!(
+            got == expected,
+            "client {client}, round {round}, {size} bytes"
+        );
+        let exists = reader
+            .exists(request::exists("n", &key))
+            .await
+            .unwrap()
+            .into_inner();
+        assert_eq!(
+            exists.exists,
+            expected.is_some(),
+            "client {client}, round {round}"
+        );
+        let many = reader
+            .get_many(request::get_many("n", [&key]))
+            .await
+            .unwrap()
+            .into_inner();
+        let many = many.items[0]
+            .entry
+            .as_ref()
+            .map(|entry| entry.value.clone());
+        assert!(
+            many == expected,
+            "client {client}, round {round}, by GetMany"
+        );
     }
 }
 
@@ -88,9 +123,8 @@ async fn a_reader_never_sees_an_older_value_than_it_has_seen() {
     let daemon = Daemon::start();
     for size in [SMALL, LARGE] {
         let (mut writer, mut reader) = (daemon.stub(), daemon.stub());
-        let value = move |count: u64| {
-            Bytes::from([&count.to_le_bytes()[..], &vec![7; size][..]].concat())
-        };
+        let value =
+            move |count: u64| Bytes::from([&count.to_le_bytes()[..], &vec![7; size][..]].concat());
         put(&mut writer, "k", value(0)).await;
         let mut writing = JoinSet::new();
         writing.spawn(async move {
@@ -100,7 +134,9 @@ async fn a_reader_never_sees_an_older_value_than_it_has_seen() {
         });
         let mut last = 0;
         while last < 300 {
-            let got = value_of(&mut reader, "k").await.expect("overwritten, never absent");
+            let got = value_of(&mut reader, "k")
+                .await
+                .expect("overwritten, never absent");
             let count = u64::from_le_bytes(got[..8].try_into().unwrap());
             assert!(count >= last, "{count} after {last}");
             assert!(got == value(count), "a torn value");
@@ -128,15 +164,25 @@ async fn a_put_whose_caller_left_does_not_come_back_after_an_invalidation() {
         }
         invalidate(&mut stub, &key).await;
         for _ in 0..3 {
-            let exists = stub.exists(request::exists("n", &key)).await.unwrap().into_inner();
+            let exists = stub
+                .exists(request::exists("n", &key))
+                .await
+                .unwrap()
+                .into_inner();
             assert!(!exists.exists, "round {round}: back after {patience:?}");
         }
     }
     for key in 0..5 {
         let key = format!("k{key}");
-        assert!(value_of(&mut stub, &key).await.is_none(), "{key} is back in the end");
+        assert!(
+            value_of(&mut stub, &key).await.is_none(),
+            "{key} is back in the end"
+        );
     }
-    assert!(abandoned > 20, "{applied} applied, {abandoned} abandoned: nothing was tried");
+    assert!(
+        abandoned > 20,
+        "{applied} applied, {abandoned} abandoned: nothing was tried"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -155,15 +201,25 @@ async fn a_put_beyond_its_deadline_does_not_come_back_after_an_invalidation() {
         }
         invalidate(&mut stub, &key).await;
         for _ in 0..3 {
-            let exists = stub.exists(request::exists("n", &key)).await.unwrap().into_inner();
+            let exists = stub
+                .exists(request::exists("n", &key))
+                .await
+                .unwrap()
+                .into_inner();
             assert!(!exists.exists, "round {round} is back");
         }
     }
     for key in 0..5 {
         let key = format!("k{key}");
-        assert!(value_of(&mut stub, &key).await.is_none(), "{key} is back in the end");
+        assert!(
+            value_of(&mut stub, &key).await.is_none(),
+            "{key} is back in the end"
+        );
     }
-    assert!(late > 20, "{applied} applied, {late} late: nothing was tried");
+    assert!(
+        late > 20,
+        "{applied} applied, {late} late: nothing was tried"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,23 +231,36 @@ async fn what_was_put_before_a_scan_began_is_gone_when_it_has_ended() {
         noise_makers.spawn(async move {
             for round in 0..200_u64 {
                 let size = if round % 10 == 0 { LARGE } else { SMALL };
-                put(&mut stub, &format!("noise-{maker}-{round}"), noise(round, size)).await;
+                put(
+                    &mut stub,
+                    &format!("noise-{maker}-{round}"),
+                    noise(round, size),
+                )
+                .await;
             }
         });
     }
     let (mut stub, mut reader) = (daemon.stub(), daemon.stub());
     for round in 0..60_u64 {
         let size = if round % 4 == 0 { LARGE } else { SMALL };
-        let keys: Vec<_> = (0..5).map(|index| format!("scanned-{round}-{index}")).collect();
+        let keys: Vec<_> = (0..5)
+            .map(|index| format!("scanned-{round}-{index}"))
+            .collect();
         for key in &keys {
             put(&mut stub, key, noise(round, size)).await;
         }
         let pattern = format!("*scanned-{round}-?");
         let target = pannier_proto::v1::invalidate_request::Target::Pattern(pattern);
-        let reply = stub.invalidate(request::invalidate("n", target)).await.unwrap();
+        let reply = stub
+            .invalidate(request::invalidate("n", target))
+            .await
+            .unwrap();
         assert_eq!(reply.into_inner().count, 5, "round {round}");
         for key in &keys {
-            assert!(value_of(&mut reader, key).await.is_none(), "{key} is still there");
+            assert!(
+                value_of(&mut reader, key).await.is_none(),
+                "{key} is still there"
+            );
         }
     }
     noise_makers.join_all().await;

@@ -36,8 +36,14 @@ fn a_file_survives_sigkill_and_is_gone_once_invalidated() {
 
     let daemon = how.start();
     let at = daemon.grpc().to_owned();
-    assert!(cache.join("pannier/0/entries/CURRENT").is_file(), "the data is not where it should");
-    let put = pannier(&at, &["put", "archive.tar", text(&original), "--ttl", "10m"]);
+    assert!(
+        cache.join("pannier/0/entries/CURRENT").is_file(),
+        "the data is not where it should"
+    );
+    let put = pannier(
+        &at,
+        &["put", "archive.tar", text(&original), "--ttl", "10m"],
+    );
     assert_eq!(put.status.code(), Some(0), "{}", stderr(&put));
     let get = pannier(&at, &["get", "archive.tar", "-o", text(&copy)]);
     assert_eq!(get.status.code(), Some(0), "{}", stderr(&get));
@@ -47,7 +53,10 @@ fn a_file_survives_sigkill_and_is_gone_once_invalidated() {
     let at = daemon.grpc().to_owned();
     let get = pannier(&at, &["get", "archive.tar"]);
     assert_eq!(get.status.code(), Some(0), "{}", stderr(&get));
-    assert!(get.stdout == archive, "what came to stdout after SIGKILL differs");
+    assert!(
+        get.stdout == archive,
+        "what came to stdout after SIGKILL differs"
+    );
     let exists = pannier(&at, &["exists", "archive.tar", "--json"]);
     assert_eq!(exists.status.code(), Some(0), "{}", stderr(&exists));
     let exists: Value = serde_json::from_slice(&exists.stdout).unwrap();
@@ -58,7 +67,10 @@ fn a_file_survives_sigkill_and_is_gone_once_invalidated() {
 
     let invalidate = pannier(&at, &["invalidate", "archive.tar"]);
     assert_eq!(invalidate.status.code(), Some(0), "{}", stderr(&invalidate));
-    assert_eq!(stdout(&invalidate), "1 invalidated local=applied shared=skipped\n");
+    assert_eq!(
+        stdout(&invalidate),
+        "1 invalidated local=applied shared=skipped\n"
+    );
     let daemon = daemon.restart();
     for command in ["get", "exists"] {
         let miss = pannier(daemon.grpc(), &[command, "archive.tar"]);

@@ -6,7 +6,9 @@
 //!   decision until the store has it, also when its caller has gone away.
 //! - (L3) What a failed write or delete should have replaced is not returned: its name is kept as
 //!   *doubtful* until the store works again and the name has been removed (`health`).
-//! - (L4) The runtime's threads never wait for the disk: what is not in memory, and what is large,
+//! - (L4) A record in the hot set is served only while nobody has changed its name in the store
+//!   since it was read from there (`hot`).
+//! - (L5) The runtime's threads never wait for the disk: what is not in memory, and what is large,
 //!   goes to a blocking thread, of which a fixed number is busy at most.
 //!
 //! What it does not do: it trusts itself. Whether an entry is still what Redis has is decided by
@@ -15,10 +17,13 @@
 mod budget;
 mod envelope;
 mod health;
+mod hot;
 mod maintenance;
 mod owner;
+mod read;
 mod scan;
 mod store;
+mod write;
 
 use std::{
     collections::hash_map::RandomState,
@@ -31,20 +36,23 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use tokio::{
     sync::{Mutex, Notify, OwnedMutexGuard, RwLock, Semaphore, mpsc},
     task::{JoinHandle, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::scan::Selection;
+pub use self::{
+    scan::Selection,
+    write::{Condition, Stored},
+};
 use self::{
     budget::Sizes,
     envelope::Envelope,
     health::Health,
+    hot::Hot,
     owner::{Left, Owner},
-    store::{INLINE_BYTES_MAX, Lookup, Store, Swept},
+    store::{INLINE_BYTES_MAX, Store, Swept},
 };
 use super::{Found, Tier};
 use crate::{
@@ -52,8 +60,7 @@ use crate::{
     config::LocalConfig,
     error::{Error, Kind, Result},
     key::EntryName,
-    record::{Head, Record},
-    stamp::Stamp,
+    record::Record,
 };
 
 /// Locks that names share. Two names rarely meet; if they do they only wait for each other.
@@ -63,35 +70,6 @@ const BLOCKING_MAX: usize = 32;
 /// Records waiting to be written again; when it is full, the next hit asks again.
 const REFRESH_QUEUE: usize = 256;
 
-/// What must hold for a write to happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing.
-    Always,
-    /// No live record of that name.
-    Absent,
-    /// A live record with this version.
-    Version(Stamp),
-    /// No live record, or one with the same value and attributes, which is then kept.
-    AbsentOrSame,
-}
-
-/// How a conditional write ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
-    /// The record was written.
-    Written,
-    /// The same value was there already and stays ([`Condition::AbsentOrSame`]).
-    Kept {
-        /// Its fixed part.
-        head: Head,
-        /// When the tier lets go of it.
-        expires: Timestamp,
-    },
-    /// The condition did not hold.
-    Refused,
-}
-
 /// Figures of the local tier.
 #[derive(Debug, Clone, Default)]
 pub struct LocalStats {
@@ -99,7 +77,7 @@ pub struct LocalStats {
     pub trouble: Option<String>,
     /// Bytes on disk.
     pub disk_bytes: u64,
-    /// Bytes of write buffers, block cache and table readers.
+    /// Bytes of hot set, write buffers, block cache and table readers.
     pub memory_bytes: u64,
     /// Keys, as the store estimates them.
     pub keys_estimate: u64,
@@ -148,6 +126,7 @@ struct Inner {
     slices: Arc<RwLock<()>>,
     blocking: Arc<Semaphore>,
     health: Health,
+    hot: Hot,
     /// Bytes taken in since the store was made: the age of a record is how far this has moved on.
     position: AtomicU64,
     kept_position: AtomicU64,
@@ -176,11 +155,13 @@ impl LocalTier {
         clock: Clock,
         stop: CancellationToken,
     ) -> Result<(Self, Maintenance)> {
+        let sizes = Sizes::new(config.disk_budget, config.memory_budget);
         let (refresh, refresh_queue) = mpsc::channel(REFRESH_QUEUE);
         let inner = Arc::new(Inner {
             data_dir: config.data_dir.clone(),
             listen: listen.to_owned(),
-            sizes: Sizes::new(config.disk_budget, config.memory_budget),
+            hot: Hot::new(sizes.hot, INLINE_BYTES_MAX),
+            sizes,
             longest_lifetime,
             clock,
             hasher: RandomState::new(),
@@ -204,92 +185,15 @@ impl LocalTier {
         Ok((Self { inner }, maintenance))
     }
 
-    /// The fixed part of a live record and its end, without moving the value.
-    pub async fn head(&self, name: &EntryName) -> Result<Option<(Head, Timestamp)>> {
-        let read = |value: &[u8]| {
-            let (envelope, record) = Envelope::unwrap(value)?;
-            Some((envelope, Record::check(record).ok()?))
-        };
-        Ok(self.live(name, read).await?.map(|(envelope, head)| (head, envelope.expires)))
-    }
-
-    /// The live records of several names, in their order. What is not in memory is read in one go
-    /// on a blocking thread.
-    pub async fn get_many(&self, names: &[EntryName]) -> Vec<Result<Option<Found>>> {
-        let mut stored = Vec::with_capacity(names.len());
-        let mut on_disk = Vec::new();
-        for (index, name) in names.iter().enumerate() {
-            stored.push(match self.stored_in_memory(name, whole_record) {
-                Ok(Lookup::Found(found)) => Ok(Some(found)),
-                Ok(Lookup::Absent) => Ok(None),
-                Ok(Lookup::OnDisk) => {
-                    on_disk.push((index, name.clone()));
-                    Ok(None)
-                }
-                Err(error) => Err(error),
-            });
-        }
-        if !on_disk.is_empty() {
-            let read = self.blocking(move |store| {
-                let read = |(index, name): (usize, EntryName)| {
-                    (index, store.read(name.as_bytes(), whole_record))
-                };
-                Ok(on_disk.into_iter().map(read).collect::<Vec<_>>())
-            });
-            // An error here leaves those names as misses, which is what the caller makes of it.
-            for (index, found) in read.await.unwrap_or_default() {
-                stored[index] = found;
-            }
-        }
-        let mut settled = Vec::with_capacity(names.len());
-        for (name, stored) in names.iter().zip(stored) {
-            let live = self.settle(name, stored).await;
-            settled.push(live.map(|live| live.map(found)));
-        }
-        settled
-    }
-
-    /// Writes a record until `expires` if the condition holds; decided atomically.
-    pub async fn put_if(
-        &self,
-        name: &EntryName,
-        record: &Record,
-        expires: Timestamp,
-        condition: Condition,
-    ) -> Result<Stored> {
-        let lock = self.lock(name).await;
-        let slice = match condition {
-            Condition::Always => None,
-            _ => Some(Arc::clone(&self.inner.slices).read_owned().await),
-        };
-        match condition {
-            Condition::Always => {}
-            Condition::Absent if self.head(name).await?.is_none() => {}
-            Condition::Version(wanted)
-                if self.head(name).await?.is_some_and(|(head, _)| head.stamp == wanted) => {}
-            Condition::AbsentOrSame => match self.get(name).await? {
-                None => {}
-                Some(found) if found.record.entry()? == record.entry()? => {
-                    return Ok(Stored::Kept {
-                        head: *found.record.head(),
-                        expires: found.expires,
-                    });
-                }
-                Some(_) => return Ok(Stored::Refused),
-            },
-            _ => return Ok(Stored::Refused),
-        }
-        self.write(name, record, expires, (lock, slice)).await?;
-        Ok(Stored::Written)
-    }
-
     /// Drops everything. Calls of the meantime wait or miss.
     pub async fn clear(&self) -> Result<()> {
         let mut slot = Arc::clone(&self.inner.store).write_owned().await;
         let inner = Arc::clone(&self.inner);
         off_thread(move || {
             let store = slot.take();
-            *slot = Some(inner.begin_anew(store).map_err(|error| inner.failed_all(error))?);
+            let begun = inner.begin_anew(store).map_err(|error| inner.failed_all(error));
+            inner.hot.changed_all();
+            *slot = Some(begun?);
             Ok(())
         })
         .await?
@@ -312,8 +216,9 @@ impl LocalTier {
         let slot = Arc::clone(&self.inner.store).read_owned().await;
         off_thread(move || {
             stats.disk_bytes = store::disk_bytes(&inner.data_dir);
+            stats.memory_bytes = inner.hot.bytes();
             if let Some(store) = &*slot {
-                stats.memory_bytes = store.memory_bytes();
+                stats.memory_bytes += store.memory_bytes();
                 stats.keys_estimate = store.keys_estimate();
             }
             stats
@@ -333,63 +238,6 @@ impl LocalTier {
         off_thread(move || inner.close(slot.take())).await?
     }
 
-    async fn lock(&self, name: &EntryName) -> OwnedMutexGuard<()> {
-        Arc::clone(self.inner.lock_of(name)).lock_owned().await
-    }
-
-    /// Reads a live record with `read`, which sees the stored value and says `None` to damage.
-    async fn live<T: Send + 'static>(
-        &self,
-        name: &EntryName,
-        read: fn(&[u8]) -> Option<(Envelope, T)>,
-    ) -> Result<Option<(Envelope, T)>> {
-        let stored = self.stored(name, read).await;
-        self.settle(name, stored).await
-    }
-
-    /// From what the store said to what the tier says: expiry, doubt, damage.
-    async fn settle<T>(
-        &self,
-        name: &EntryName,
-        stored: Result<Option<Option<(Envelope, T)>>>,
-    ) -> Result<Option<(Envelope, T)>> {
-        match stored {
-            Ok(None) => Ok(None),
-            Ok(Some(Some((envelope, found)))) => {
-                let ended = envelope.expires <= self.inner.clock.now();
-                if ended || self.inner.health.doubts(name) {
-                    return Ok(None);
-                }
-                self.refresh_if_aging(name, &envelope);
-                Ok(Some((envelope, found)))
-            }
-            Ok(Some(None)) => self.drop_damaged(name).await,
-            Err(error) if error.kind() == Kind::Corrupt => self.drop_damaged(name).await,
-            Err(error) => Err(error),
-        }
-    }
-
-    /// What the store holds under a name, live or not.
-    async fn stored<T: Send + 'static>(
-        &self,
-        name: &EntryName,
-        read: fn(&[u8]) -> T,
-    ) -> Result<Option<T>> {
-        match self.stored_in_memory(name, read)? {
-            Lookup::Found(found) => return Ok(Some(found)),
-            Lookup::Absent => return Ok(None),
-            Lookup::OnDisk => {}
-        }
-        let name = name.clone();
-        self.blocking(move |store| store.read(name.as_bytes(), read)).await
-    }
-
-    fn stored_in_memory<T>(&self, name: &EntryName, read: fn(&[u8]) -> T) -> Result<Lookup<T>> {
-        // A store under repair is a tier that cannot be used now, not one to wait for.
-        let slot = self.inner.store.try_read().map_err(|_| closed())?;
-        slot.as_ref().ok_or_else(closed)?.read_in_memory(name.as_bytes(), read)
-    }
-
     /// Runs a call that may block, within the limit of them.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -405,89 +253,10 @@ impl LocalTier {
         .await?
     }
 
-    /// Writes a record; `guards` are held until the store has it.
-    async fn write(
-        &self,
-        name: &EntryName,
-        record: &Record,
-        expires: Timestamp,
-        guards: impl Send + 'static,
-    ) -> Result<()> {
-        if self.inner.health.doubt(name) {
-            return Err(self.inner.health.unavailable());
-        }
-        let bytes = record.as_bytes();
-        let position = self.inner.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let value = Envelope { expires, position }.wrap(bytes);
-        if value.len() <= INLINE_BYTES_MAX {
-            let slot = self.inner.store.read().await;
-            let store = slot.as_ref().ok_or_else(closed);
-            match store.and_then(|store| store.try_write(name.as_bytes(), &value)) {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) => return Err(self.inner.failed(name, error)),
-            }
-        }
-        self.change(name, guards, move |store, name| store.write(name, &value)).await
+    async fn lock(&self, name: &EntryName) -> OwnedMutexGuard<()> {
+        Arc::clone(self.inner.lock_of(name)).lock_owned().await
     }
 
-    /// Removes whatever lies under a name; `guards` are held until the store has done so.
-    async fn remove(&self, name: &EntryName, guards: impl Send + 'static) -> Result<()> {
-        if self.inner.health.doubt(name) {
-            return Err(self.inner.health.unavailable());
-        }
-        {
-            let slot = self.inner.store.read().await;
-            let store = slot.as_ref().ok_or_else(closed);
-            match store.and_then(|store| store.try_delete(name.as_bytes())) {
-                Ok(true) => return Ok(()),
-                Ok(false) => {}
-                Err(error) => return Err(self.inner.failed(name, error)),
-            }
-        }
-        self.change(name, guards, Store::delete).await
-    }
-
-    /// A change on a blocking thread. It goes on when the caller has gone: the guards go with it.
-    async fn change(
-        &self,
-        name: &EntryName,
-        guards: impl Send + 'static,
-        call: impl FnOnce(&Store, &[u8]) -> Result<()> + Send + 'static,
-    ) -> Result<()> {
-        let (inner, name) = (Arc::clone(&self.inner), name.clone());
-        self.blocking(move |store| {
-            let _guards = guards;
-            call(store, name.as_bytes()).map_err(|error| inner.failed(&name, error))
-        })
-        .await
-    }
-
-    /// A damaged record is a miss, is removed and is counted (P3).
-    async fn drop_damaged<T>(&self, name: &EntryName) -> Result<Option<T>> {
-        self.inner.counts.corrupt.fetch_add(1, Ordering::Relaxed);
-        tracing::warn!("local tier: a damaged record was dropped");
-        // Whoever holds the lock, perhaps this very call, is about to write the name.
-        let Ok(lock) = Arc::clone(self.inner.lock_of(name)).try_lock_owned() else {
-            return Ok(None);
-        };
-        // Only if it is still damaged: a put may have replaced it meanwhile.
-        let intact = |value: &[u8]| {
-            Envelope::unwrap(value).is_some_and(|(_, record)| Record::check(record).is_ok())
-        };
-        match self.stored(name, intact).await {
-            Ok(Some(true) | None) => {}
-            _ => drop(self.remove(name, lock).await),
-        }
-        Ok(None)
-    }
-
-    fn refresh_if_aging(&self, name: &EntryName, envelope: &Envelope) {
-        if self.inner.is_aging(envelope) {
-            // A full queue is no fault: the next hit asks again.
-            let _ = self.inner.refresh.try_send(name.clone());
-        }
-    }
 }
 
 impl Inner {
@@ -506,7 +275,7 @@ impl Inner {
 
 impl Tier for LocalTier {
     async fn get(&self, name: &EntryName) -> Result<Option<Found>> {
-        Ok(self.live(name, whole_record).await?.map(found))
+        self.record(name).await
     }
 
     async fn put(&self, name: &EntryName, record: &Record, expires: Timestamp) -> Result<()> {
@@ -514,28 +283,8 @@ impl Tier for LocalTier {
     }
 
     async fn delete(&self, name: &EntryName) -> Result<bool> {
-        let lock = self.lock(name).await;
-        let now = self.inner.clock.now();
-        let live = |value: &[u8]| Envelope::unwrap(value).map(|(envelope, _)| envelope.expires);
-        let there = match self.stored(name, live).await {
-            Ok(None) if !self.inner.health.doubts(name) => return Ok(false),
-            Ok(found) => found.flatten().is_some_and(|expires| now < expires),
-            // Unreadable or not: it has to go.
-            Err(_) => false,
-        };
-        let there = there && !self.inner.health.doubts(name);
-        self.remove(name, lock).await?;
-        Ok(there)
+        self.delete_record(name).await
     }
-}
-
-fn whole_record(value: &[u8]) -> Option<(Envelope, Record)> {
-    let (envelope, record) = Envelope::unwrap(value)?;
-    Some((envelope, Record::decode(Bytes::copy_from_slice(record)).ok()?))
-}
-
-fn found((envelope, record): (Envelope, Record)) -> Found {
-    Found { record, expires: envelope.expires }
 }
 
 fn closed() -> Error {

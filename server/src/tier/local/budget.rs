@@ -5,7 +5,7 @@
 //!         + write-ahead log: 4 write buffers
 //!         + room for the output of one merge: an eighth
 //!         + logs and manifests: 2 MiB
-//! memory  = 3 write buffers + block cache
+//! memory  = 3 write buffers + hot set (a quarter) + block cache
 //! ```
 //! A write buffer is 1/32 of the disk budget, at most 1/8 of the memory budget, 2 to 64 MiB:
 //! larger ones mean fewer files to look into, smaller ones keep closer to the budget.
@@ -21,6 +21,7 @@ const LOGS_BYTES: u64 = 2 * MIB;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Sizes {
     pub(super) write_buffer: u64,
+    pub(super) hot: u64,
     pub(super) block_cache: u64,
     pub(super) data_files: u64,
     pub(super) write_ahead_log: u64,
@@ -32,7 +33,8 @@ impl Sizes {
         let write_ahead_log = 4 * write_buffer;
         Self {
             write_buffer,
-            block_cache: memory.0 - WRITE_BUFFERS * write_buffer,
+            hot: memory.0 / 4,
+            block_cache: memory.0 - memory.0 / 4 - WRITE_BUFFERS * write_buffer,
             data_files: disk.0 - write_ahead_log - disk.0 / 8 - LOGS_BYTES,
             write_ahead_log,
         }
@@ -51,7 +53,7 @@ mod tests {
                 assert!(sizes.data_files >= disk * MIB / 2, "{disk} {memory} {sizes:?}");
                 assert!(sizes.data_files + sizes.write_ahead_log < disk * MIB);
                 let buffers = WRITE_BUFFERS * sizes.write_buffer;
-                assert_eq!(buffers + sizes.block_cache, memory * MIB);
+                assert_eq!(buffers + sizes.hot + sizes.block_cache, memory * MIB);
             }
         }
     }

@@ -109,11 +109,17 @@ async fn refresh_one(inner: &Arc<Inner>, name: &EntryName) {
             let live = worker.clock.now() < envelope.expires;
             (live && worker.is_aging(&envelope)).then(|| (envelope, record.to_vec()))
         };
-        let Ok(Some(Some((envelope, record)))) = store.read(name.as_bytes(), aging) else { return };
+        let Ok(Some(Some((envelope, record)))) = store.read(name.as_bytes(), aging) else {
+            // Dropped for space already, or changed: then the hot set's copy, if any, goes too.
+            worker.hot.changed(&name);
+            return;
+        };
         let bytes = (ENVELOPE_BYTES + record.len()) as u64;
         let position = worker.position.fetch_add(bytes, Ordering::Relaxed);
         let value = Envelope { position, ..envelope }.wrap(&record);
-        match store.write(name.as_bytes(), &value) {
+        let written = store.write(name.as_bytes(), &value);
+        worker.hot.changed(&name);
+        match written {
             Ok(()) => _ = worker.counts.refreshed.fetch_add(1, Ordering::Relaxed),
             Err(error) => _ = worker.failed(&name, error),
         }
@@ -138,7 +144,9 @@ async fn repair(inner: &Arc<Inner>) -> bool {
         if let Some(store) = slot.take() {
             store.stop_background();
         }
-        *slot = Some(worker.reopen()?);
+        let reopened = worker.reopen();
+        worker.hot.changed_all();
+        *slot = Some(reopened?);
         Ok::<_, Error>(())
     })
     .await;

@@ -82,6 +82,8 @@ impl LocalTier {
         off_thread(move || {
             let _permit = permit;
             let result = inner.delete_selected(&prefix, &selection, &cancelled);
+            // Also for what the store has dropped for space and only the hot set still has.
+            inner.hot.changed_all();
             result.map_err(|error| match error.kind() {
                 Kind::Overloaded => error,
                 _ => inner.failed_all(error),

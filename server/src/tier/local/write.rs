@@ -1,0 +1,192 @@
+//! Writing: one change of a name after the other (L2), small ones at once, large ones elsewhere.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{
+    LocalTier, closed,
+    envelope::Envelope,
+    store::{INLINE_BYTES_MAX, Store},
+};
+use crate::{
+    clock::Timestamp,
+    error::Result,
+    key::EntryName,
+    record::{Head, Record},
+    stamp::Stamp,
+};
+
+/// What must hold for a write to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    Always,
+    /// No live record of that name.
+    Absent,
+    /// A live record with this version.
+    Version(Stamp),
+    /// No live record, or one with the same value and attributes, which is then kept.
+    AbsentOrSame,
+}
+
+/// How a conditional write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// The record was written.
+    Written,
+    /// The same value was there already and stays ([`Condition::AbsentOrSame`]).
+    Kept {
+        /// Its fixed part.
+        head: Head,
+        /// When the tier lets go of it.
+        expires: Timestamp,
+    },
+    /// The condition did not hold.
+    Refused,
+}
+
+impl LocalTier {
+    /// Writes a record until `expires` if the condition holds; decided atomically.
+    pub async fn put_if(
+        &self,
+        name: &EntryName,
+        record: &Record,
+        expires: Timestamp,
+        condition: Condition,
+    ) -> Result<Stored> {
+        let lock = self.lock(name).await;
+        let slice = match condition {
+            Condition::Always => None,
+            _ => Some(Arc::clone(&self.inner.slices).read_owned().await),
+        };
+        let holds = match condition {
+            Condition::Always => true,
+            Condition::Absent => self.head(name).await?.is_none(),
+            Condition::Version(wanted) => {
+                self.head(name).await?.is_some_and(|(head, _)| head.stamp == wanted)
+            }
+            Condition::AbsentOrSame => match self.record(name).await? {
+                None => true,
+                Some(found) if found.record.entry()? == record.entry()? => {
+                    let head = *found.record.head();
+                    return Ok(Stored::Kept { head, expires: found.expires });
+                }
+                Some(_) => false,
+            },
+        };
+        if !holds {
+            return Ok(Stored::Refused);
+        }
+        self.write(name, record, expires, (lock, slice)).await?;
+        Ok(Stored::Written)
+    }
+
+    /// Writes a record; `guards` are held until the store has it.
+    async fn write(
+        &self,
+        name: &EntryName,
+        record: &Record,
+        expires: Timestamp,
+        guards: impl Send + 'static,
+    ) -> Result<()> {
+        let bytes = record.as_bytes();
+        let position = self.inner.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let value = Envelope { expires, position }.wrap(bytes);
+        self.change(name, Change::Put(value), guards).await
+    }
+
+    /// Removes whatever lies under a name; `guards` are held until the store has done so.
+    pub(super) async fn remove(
+        &self,
+        name: &EntryName,
+        guards: impl Send + 'static,
+    ) -> Result<()> {
+        self.change(name, Change::Remove, guards).await
+    }
+
+    /// Removes a record; tells whether a live one was there.
+    pub(super) async fn delete_record(&self, name: &EntryName) -> Result<bool> {
+        let lock = self.lock(name).await;
+        let now = self.inner.clock.now();
+        let doubtful = self.inner.health.doubts(name);
+        let kept = self.inner.hot.get(name).is_some_and(|(envelope, _)| now < envelope.expires);
+        let end = |value: &[u8]| Envelope::unwrap(value).map(|(envelope, _)| envelope.expires);
+        let live = match self.stored(name, end).await {
+            Ok(None) if !doubtful => {
+                // What the store has dropped for space may still be in the hot set.
+                self.inner.hot.changed(name);
+                return Ok(kept);
+            }
+            Ok(found) => found.flatten().is_some_and(|expires| now < expires),
+            // Unreadable or not: it has to go.
+            Err(_) => false,
+        };
+        self.remove(name, lock).await?;
+        Ok(live && !doubtful)
+    }
+
+    /// Changes a name at once if that needs no waiting, otherwise on a blocking thread. There it
+    /// goes on when the caller has gone: the guards go with it.
+    async fn change(
+        &self,
+        name: &EntryName,
+        change: Change,
+        guards: impl Send + 'static,
+    ) -> Result<()> {
+        if self.inner.health.doubt(name) {
+            return Err(self.inner.health.unavailable());
+        }
+        if change.is_small() {
+            let slot = self.inner.store.read().await;
+            let store = slot.as_ref().ok_or_else(closed);
+            let changed = store.and_then(|store| change.apply_at_once(store, name.as_bytes()));
+            match changed {
+                Ok(false) => {}
+                changed => {
+                    self.inner.hot.changed(name);
+                    return changed.map(drop).map_err(|error| self.inner.failed(name, error));
+                }
+            }
+        }
+        let (inner, own) = (Arc::clone(&self.inner), name.clone());
+        let changed = self.blocking(move |store| {
+            let _guards = guards;
+            let changed = change.apply(store, own.as_bytes());
+            inner.hot.changed(&own);
+            changed.map_err(|error| inner.failed(&own, error))
+        });
+        let changed = changed.await;
+        if changed.is_err() {
+            // Also when the store was closed for repair before the change came to it.
+            self.inner.health.doubt(name);
+        }
+        changed
+    }
+}
+
+enum Change {
+    Put(Vec<u8>),
+    Remove,
+}
+
+impl Change {
+    fn is_small(&self) -> bool {
+        match self {
+            Self::Put(value) => value.len() <= INLINE_BYTES_MAX,
+            Self::Remove => true,
+        }
+    }
+
+    fn apply_at_once(&self, store: &Store, name: &[u8]) -> Result<bool> {
+        match self {
+            Self::Put(value) => store.try_write(name, value),
+            Self::Remove => store.try_delete(name),
+        }
+    }
+
+    fn apply(&self, store: &Store, name: &[u8]) -> Result<()> {
+        match self {
+            Self::Put(value) => store.write(name, value),
+            Self::Remove => store.delete(name),
+        }
+    }
+}
