@@ -9,5 +9,4 @@ pub mod v1 {
 }
 
 /// The encoded `FileDescriptorSet` of the package, for server reflection.
-pub const FILE_DESCRIPTOR_SET: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/pannier.v1.fds"));
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/pannier.v1.fds"));

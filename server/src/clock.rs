@@ -34,7 +34,10 @@ impl Timestamp {
     /// The instant `span` later, at most the end of time.
     #[must_use]
     pub fn after(self, span: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)))
+        Self(
+            self.0
+                .saturating_add(u64::try_from(span.as_millis()).unwrap_or(u64::MAX)),
+        )
     }
 
     /// Time from `earlier` to this instant; zero when it is later.
@@ -50,17 +53,26 @@ pub struct Clock(Source);
 #[derive(Clone)]
 enum Source {
     /// Wall clock at process start minus boot time at process start, in milliseconds.
-    System { offset: u64 },
+    System {
+        offset: u64,
+    },
     Mock(Arc<AtomicU64>),
 }
 
 impl Clock {
     /// The machine's clock.
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the wall clock")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the wall clock"
+    )]
     pub fn system() -> Self {
-        let wall = std::time::SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let wall = std::time::SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         let wall = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
-        Self(Source::System { offset: wall.saturating_sub(boot_millis()) })
+        Self(Source::System {
+            offset: wall.saturating_sub(boot_millis()),
+        })
     }
 
     /// A clock that stands at `start` until [`Clock::advance`] moves it. Clones move together.
@@ -106,7 +118,9 @@ mod tests {
     fn system_clock_agrees_with_the_wall_and_never_steps_back() {
         let clock = Clock::system();
         #[expect(clippy::disallowed_methods, reason = "compared against")]
-        let wall = std::time::SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        let wall = std::time::SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .expect("after 1970");
         let wall = Timestamp(u64::try_from(wall.as_millis()).expect("fits"));
         assert!(clock.now().since(wall) < Duration::from_secs(1));
         assert!(wall.since(clock.now()) < Duration::from_secs(1));

@@ -196,7 +196,10 @@ impl Config {
     /// Reads the file, the environment and the flags. The file is the one that `--config` or
     /// `PANNIER_CONFIG` names; without one the defaults stand.
     pub fn load(flags: &Overrides, env: Env<'_>) -> Result<Self, ConfigError> {
-        let path = flags.config.clone().or_else(|| env("PANNIER_CONFIG").map(PathBuf::from));
+        let path = flags
+            .config
+            .clone()
+            .or_else(|| env("PANNIER_CONFIG").map(PathBuf::from));
         let file = match &path {
             Some(path) => raw::File::read(path)?,
             None => raw::File::default(),
@@ -231,7 +234,9 @@ fn masked<S: Serializer>(url: &Option<String>, serializer: S) -> Result<S::Ok, S
 
 /// A URL with everything between `//` and the last `@` of its authority replaced by `***`.
 pub fn mask_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return "***".into() };
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return "***".into();
+    };
     let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
     // A password may itself hold one of those characters: then hide up to the last `@` of all.
     match rest[..authority_end].rfind('@').or_else(|| rest.rfind('@')) {

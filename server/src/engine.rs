@@ -123,7 +123,8 @@ impl Engine {
         for (_, counters) in self.namespaces.counters() {
             counters.reset();
         }
-        self.counting_since.store(self.clock.now().as_millis(), Ordering::Relaxed);
+        self.counting_since
+            .store(self.clock.now().as_millis(), Ordering::Relaxed);
     }
 
     /// Figures of the local tier.
@@ -158,7 +159,9 @@ pub fn check_batch(field: &str, count: usize) -> Result<()> {
     if (1..=BATCH_MAX).contains(&count) {
         return Ok(());
     }
-    Err(Error::invalid(format!("{field}: {count} of them, must be 1 to {BATCH_MAX}")))
+    Err(Error::invalid(format!(
+        "{field}: {count} of them, must be 1 to {BATCH_MAX}"
+    )))
 }
 
 #[cfg(test)]

@@ -37,9 +37,17 @@ impl Attributes {
         if content_type.is_empty() && metadata.is_empty() && tags.is_empty() {
             return Ok(Self::default());
         }
-        limit("content_type", content_type.len(), CONTENT_TYPE_BYTES_MAX, "bytes")?;
+        limit(
+            "content_type",
+            content_type.len(),
+            CONTENT_TYPE_BYTES_MAX,
+            "bytes",
+        )?;
         limit("metadata", metadata.len(), METADATA_PAIRS_MAX, "pairs")?;
-        let total = metadata.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let total = metadata
+            .iter()
+            .map(|(key, value)| key.len() + value.len())
+            .sum();
         limit("metadata", total, METADATA_BYTES_MAX, "bytes in all")?;
         for key in metadata.keys() {
             not_empty("metadata key", key)?;
@@ -56,7 +64,11 @@ impl Attributes {
                 unique.push(tag);
             }
         }
-        Ok(Self { content_type, metadata, tags: unique })
+        Ok(Self {
+            content_type,
+            metadata,
+            tags: unique,
+        })
     }
 
     /// Attributes read from a record, whose checksum has vouched for them.
@@ -65,7 +77,11 @@ impl Attributes {
         metadata: Vec<(String, String)>,
         tags: Vec<String>,
     ) -> Self {
-        Self { content_type, metadata, tags }
+        Self {
+            content_type,
+            metadata,
+            tags,
+        }
     }
 
     /// Media type; empty when none was given.
@@ -107,12 +123,16 @@ fn limit(field: &str, found: usize, max: usize, unit: &str) -> Result<()> {
     if found <= max {
         return Ok(());
     }
-    Err(Error::invalid(format!("{field}: {found} {unit}, the limit is {max}")))
+    Err(Error::invalid(format!(
+        "{field}: {found} {unit}, the limit is {max}"
+    )))
 }
 
 fn not_empty(field: &str, text: &str) -> Result<()> {
     if text.is_empty() {
-        return Err(Error::invalid(format!("{field}: empty, must have at least 1 byte")));
+        return Err(Error::invalid(format!(
+            "{field}: empty, must have at least 1 byte"
+        )));
     }
     Ok(())
 }

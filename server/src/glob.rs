@@ -16,7 +16,10 @@ enum Token {
     Literal(char),
     Any,
     Run,
-    Class { negated: bool, ranges: Vec<(char, char)> },
+    Class {
+        negated: bool,
+        ranges: Vec<(char, char)>,
+    },
 }
 
 /// A compiled pattern.
@@ -50,7 +53,10 @@ impl Glob {
                 _ => None,
             })
             .collect();
-        Ok(Self { tokens, literal_prefix })
+        Ok(Self {
+            tokens,
+            literal_prefix,
+        })
     }
 
     /// The characters every match begins with; may be empty.
@@ -80,8 +86,12 @@ impl Glob {
                 }
                 _ => {}
             }
-            let Some((after_star, from)) = retry else { return false };
-            let Some(c) = from.chars().next() else { return false };
+            let Some((after_star, from)) = retry else {
+                return false;
+            };
+            let Some(c) = from.chars().next() else {
+                return false;
+            };
             rest = &from[c.len_utf8()..];
             token = after_star;
             retry = Some((after_star, rest));
@@ -106,12 +116,18 @@ type Chars<'a> = std::str::CharIndices<'a>;
 
 fn escaped(chars: &mut Chars<'_>, at: usize) -> Result<char> {
     chars.next().map(|(_, c)| c).ok_or_else(|| {
-        Error::invalid(format!("pattern: backslash at byte {at} has nothing after it"))
+        Error::invalid(format!(
+            "pattern: backslash at byte {at} has nothing after it"
+        ))
     })
 }
 
 fn class(chars: &mut Chars<'_>, at: usize) -> Result<Token> {
-    let open = || Error::invalid(format!("pattern: class opened at byte {at} is never closed"));
+    let open = || {
+        Error::invalid(format!(
+            "pattern: class opened at byte {at} is never closed"
+        ))
+    };
     let mut negated = false;
     let mut ranges: Vec<(char, char)> = Vec::new();
     if chars.as_str().starts_with('^') {
@@ -130,7 +146,11 @@ fn class(chars: &mut Chars<'_>, at: usize) -> Result<Token> {
         if rest.starts_with('-') && !rest.starts_with("-]") {
             chars.next();
             let (_, to) = chars.next().ok_or_else(open)?;
-            let to = if to == '\\' { chars.next().ok_or_else(open)?.1 } else { to };
+            let to = if to == '\\' {
+                chars.next().ok_or_else(open)?.1
+            } else {
+                to
+            };
             ranges.push((from.min(to), from.max(to)));
         } else {
             ranges.push((from, from));
@@ -178,7 +198,12 @@ mod tests {
             Glob::new("a[b").expect_err("open").message(),
             "pattern: class opened at byte 1 is never closed"
         );
-        assert!(Glob::new("a\\").expect_err("open").message().contains("backslash at byte 1"));
+        assert!(
+            Glob::new("a\\")
+                .expect_err("open")
+                .message()
+                .contains("backslash at byte 1")
+        );
     }
 
     #[test]

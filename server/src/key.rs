@@ -30,10 +30,12 @@ impl NamespaceName {
 /// Checks a namespace's name without keeping it.
 pub fn check_namespace(name: &str) -> Result<()> {
     let bytes = name.as_bytes();
-    let first = bytes.first().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-    let rest = bytes.iter().all(|b| {
-        b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-')
-    });
+    let first = bytes
+        .first()
+        .is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+    let rest = bytes
+        .iter()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'_' | b'-'));
     if first && rest && bytes.len() <= NAMESPACE_BYTES_MAX {
         return Ok(());
     }
@@ -64,7 +66,9 @@ impl Key {
 /// Checks that `text`, sent in `field`, has 1 to 1024 bytes.
 pub fn check_length(field: &str, text: &str) -> Result<()> {
     match text.len() {
-        0 => Err(Error::invalid(format!("{field}: empty, must have 1 to {KEY_BYTES_MAX} bytes"))),
+        0 => Err(Error::invalid(format!(
+            "{field}: empty, must have 1 to {KEY_BYTES_MAX} bytes"
+        ))),
         1..=KEY_BYTES_MAX => Ok(()),
         len => Err(Error::invalid(format!(
             "{field}: {len} bytes, must have 1 to {KEY_BYTES_MAX} bytes"
@@ -92,7 +96,10 @@ impl EntryName {
 
     /// The key inside a name's bytes; `None` when the bytes are no name.
     pub fn key_of(name: &[u8]) -> Option<&[u8]> {
-        let zero = name.iter().take(NAMESPACE_BYTES_MAX + 1).position(|b| *b == 0)?;
+        let zero = name
+            .iter()
+            .take(NAMESPACE_BYTES_MAX + 1)
+            .position(|b| *b == 0)?;
         Some(&name[zero + 1..])
     }
 
@@ -136,9 +143,22 @@ mod tests {
         for good in ["a", "0", "a.b_c-d", &"a".repeat(63)] {
             assert!(NamespaceName::new(good).is_ok(), "{good}");
         }
-        for bad in ["", "A", ".a", "-a", "a b", "ä", "a/b", "a\0", &"a".repeat(64)] {
+        for bad in [
+            "",
+            "A",
+            ".a",
+            "-a",
+            "a b",
+            "ä",
+            "a/b",
+            "a\0",
+            &"a".repeat(64),
+        ] {
             let error = NamespaceName::new(bad).expect_err(bad);
-            assert!(error.message().contains("[a-z0-9][a-z0-9._-]{0,62}"), "{error}");
+            assert!(
+                error.message().contains("[a-z0-9][a-z0-9._-]{0,62}"),
+                "{error}"
+            );
         }
     }
 

@@ -22,7 +22,10 @@ const CUT_OFF: u8 = 4;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the one place that reads the environment"
+    )]
     let env = |name: &str| std::env::var(name).ok();
     let config = match Config::load(&args.overrides, &env) {
         Ok(config) => config,
@@ -35,7 +38,9 @@ fn main() -> ExitCode {
         return say("configuration is good\n");
     }
     telemetry::install(&config.telemetry);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     match runtime.map(|runtime| runtime.block_on(serve(config))) {
         Ok(Ok(Ending::Drained)) => ExitCode::SUCCESS,
         Ok(Ok(Ending::CutOff)) => ExitCode::from(CUT_OFF),
@@ -46,7 +51,12 @@ fn main() -> ExitCode {
 }
 
 async fn serve(config: Config) -> Result<Ending, Error> {
-    let signals = || Ok((signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?));
+    let signals = || {
+        Ok((
+            signal(SignalKind::terminate())?,
+            signal(SignalKind::interrupt())?,
+        ))
+    };
     // Listened to before anything is opened, so that a stop is never missed.
     let both = signals().and_then(|first| Ok((first, signals()?)));
     let (first, second) = both.map_err(|error: std::io::Error| {

@@ -44,7 +44,11 @@ pub struct Namespaces {
 impl Namespaces {
     /// None met yet.
     pub fn new(config: Arc<Config>) -> Self {
-        Self { config, met: RwLock::default(), other: Arc::default() }
+        Self {
+            config,
+            met: RwLock::default(),
+            other: Arc::default(),
+        }
     }
 
     /// The namespace of this name. `Invalid` when the name breaks the rule, or is not configured
@@ -69,10 +73,18 @@ impl Namespaces {
         }
         if met.len() >= COUNTED_APART_MAX {
             let counters = Arc::clone(&self.other);
-            return Ok(Arc::new(Namespace { name, policy, counters }));
+            return Ok(Arc::new(Namespace {
+                name,
+                policy,
+                counters,
+            }));
         }
         let key = name.as_str().to_owned();
-        let namespace = Arc::new(Namespace { name, policy, counters: Arc::default() });
+        let namespace = Arc::new(Namespace {
+            name,
+            policy,
+            counters: Arc::default(),
+        });
         met.insert(key, Arc::clone(&namespace));
         Ok(namespace)
     }
@@ -80,7 +92,9 @@ impl Namespaces {
     /// Name and counters of each, by name; `other` last when there is one.
     pub fn counters(&self) -> Vec<(String, Arc<Counters>)> {
         let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
-        let each = met.values().map(|it| (it.name.as_str().to_owned(), Arc::clone(&it.counters)));
+        let each = met
+            .values()
+            .map(|it| (it.name.as_str().to_owned(), Arc::clone(&it.counters)));
         let mut all: Vec<_> = each.collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         if met.len() >= COUNTED_APART_MAX {

@@ -119,7 +119,10 @@ impl Record {
         head.write(&mut bytes);
         let sum = checksum(&bytes);
         bytes[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
-        Ok(Self { head, bytes: bytes.into() })
+        Ok(Self {
+            head,
+            bytes: bytes.into(),
+        })
     }
 
     /// Takes a record apart far enough to trust it. `Corrupt` when it is damaged, cut short, not a
@@ -282,7 +285,8 @@ fn decode_attributes(bytes: &[u8]) -> Option<Attributes> {
     for _ in 0..take_u32(&mut rest)? {
         tags.push(take_text(&mut rest)?);
     }
-    rest.is_empty().then(|| Attributes::from_record(content_type, metadata, tags))
+    rest.is_empty()
+        .then(|| Attributes::from_record(content_type, metadata, tags))
 }
 
 fn take_u32(rest: &mut &[u8]) -> Option<u32> {
@@ -304,7 +308,9 @@ fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
 
 /// Lengths are bounded by [`VALUE_BYTES_MAX`] and the limits of [`Attributes`].
 fn length(bytes: usize) -> [u8; 4] {
-    u32::try_from(bytes).expect("bounded by the limits of value and attributes").to_le_bytes()
+    u32::try_from(bytes)
+        .expect("bounded by the limits of value and attributes")
+        .to_le_bytes()
 }
 
 fn corrupt(message: &'static str) -> Error {

@@ -80,9 +80,13 @@ impl Server {
         let engine = Engine::new(Arc::clone(&config), clock, writer, local.clone());
         let health = HealthReporter::new();
         for part in ["", CACHE_SERVICE] {
-            health.set_service_status(part, ServingStatus::Serving).await;
+            health
+                .set_service_status(part, ServingStatus::Serving)
+                .await;
         }
-        health.set_service_status(SHARED_PART, ServingStatus::Unknown).await;
+        health
+            .set_service_status(SHARED_PART, ServingStatus::Unknown)
+            .await;
         let max_in_flight = config.server.max_in_flight;
         let services = Services::new(Arc::new(engine), health.clone(), max_in_flight);
         Ok(Self {
@@ -113,7 +117,12 @@ impl Server {
         let outlets = workers.take_outlets();
         let max_connections = self.config.server.max_connections;
         let mut doors = JoinSet::new();
-        doors.spawn(listen::accept(self.grpc, outlets, max_connections, stopping.clone()));
+        doors.spawn(listen::accept(
+            self.grpc,
+            outlets,
+            max_connections,
+            stopping.clone(),
+        ));
         let router = http::router(stopping.clone());
         let http_stop = drained.clone();
         doors.spawn(async move {
@@ -129,7 +138,9 @@ impl Server {
         }
         let deadline = Instant::now() + self.config.server.drain_timeout.0;
         for part in ["", CACHE_SERVICE] {
-            self.health.set_service_status(part, ServingStatus::NotServing).await;
+            self.health
+                .set_service_status(part, ServingStatus::NotServing)
+                .await;
         }
         stopping.cancel();
         let mut hurried = false;
@@ -145,7 +156,10 @@ impl Server {
         };
         if ending == Ending::CutOff {
             let in_flight = self.services.in_flight();
-            tracing::warn!(in_flight, "stopped before everything in flight was finished");
+            tracing::warn!(
+                in_flight,
+                "stopped before everything in flight was finished"
+            );
         }
         workers.abandon();
         drained.cancel();
@@ -176,7 +190,11 @@ struct Workers {
 impl Workers {
     fn start(config: &Config, services: &Services, stop: &CancellationToken) -> Result<Self> {
         let abandoned = CancellationToken::new();
-        let mut workers = Self { outlets: Vec::new(), running: JoinSet::new(), abandoned };
+        let mut workers = Self {
+            outlets: Vec::new(),
+            running: JoinSet::new(),
+            abandoned,
+        };
         for index in 0..config.server.workers {
             let (outlet, inlet) = listen::handover();
             let (services, stop) = (services.clone(), stop.clone());
@@ -217,7 +235,9 @@ impl Workers {
 
 /// One worker, from its start to its end.
 fn work(services: Services, inlet: Inlet, stop: CancellationToken, abandoned: CancellationToken) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
     let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker's runtime cannot be built"),
@@ -237,13 +257,15 @@ fn work(services: Services, inlet: Inlet, stop: CancellationToken, abandoned: Ca
 }
 
 async fn bind(setting: &str, listen: &Listen) -> Result<Listener> {
-    Listener::bind(listen).await.map_err(|error| {
-        unavailable(&format!("{setting}: {listen} cannot be listened on"), error)
-    })
+    Listener::bind(listen)
+        .await
+        .map_err(|error| unavailable(&format!("{setting}: {listen} cannot be listened on"), error))
 }
 
 fn address(listener: &Listener) -> Result<Listen> {
-    listener.address().map_err(|error| unavailable("a bound address cannot be read", error))
+    listener
+        .address()
+        .map_err(|error| unavailable("a bound address cannot be read", error))
 }
 
 fn unavailable(text: &str, error: io::Error) -> Error {

@@ -64,7 +64,11 @@ pub struct Stamper {
 impl Stamper {
     /// A source whose stamps carry `writer`, which must be unique among all running daemons.
     pub fn new(clock: Clock, writer: u64) -> Self {
-        Self { clock, writer, last: AtomicU64::new(0) }
+        Self {
+            clock,
+            writer,
+            last: AtomicU64::new(0),
+        }
     }
 
     /// A writer drawn from the system's randomness.
@@ -93,7 +97,6 @@ impl Stamper {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use std::{collections::HashSet, sync::Arc, thread};
@@ -117,13 +120,19 @@ mod tests {
                 thread::spawn(move || (0..10_000).map(|_| stamper.next()).collect::<Vec<_>>())
             })
             .collect();
-        let all: Vec<_> = threads.into_iter().flat_map(|t| t.join().expect("no panic")).collect();
+        let all: Vec<_> = threads
+            .into_iter()
+            .flat_map(|t| t.join().expect("no panic"))
+            .collect();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
     }
 
     #[test]
     fn a_version_of_another_length_is_refused_by_name() {
         let error = Stamp::parse("options.if_version", &[1, 2]).expect_err("too short");
-        assert_eq!(error.message(), "options.if_version: 2 bytes, a version has 16");
+        assert_eq!(
+            error.message(),
+            "options.if_version: 2 bytes, a version has 16"
+        );
     }
 }

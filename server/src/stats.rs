@@ -47,7 +47,14 @@ pub struct Counters {
 impl Counters {
     /// Sets all to zero.
     pub fn reset(&self) {
-        let Self { hits, misses, puts, invalidations, errors, refusals } = self;
+        let Self {
+            hits,
+            misses,
+            puts,
+            invalidations,
+            errors,
+            refusals,
+        } = self;
         for count in [hits, misses, puts, invalidations, errors, refusals] {
             count.reset();
         }

@@ -21,9 +21,15 @@ pub fn install(config: &TelemetryConfig) {
         LogFormat::Json => false,
     };
     let lines: Box<dyn Layer<Registry> + Send + Sync> = if human {
-        fmt::layer().with_writer(stderr).with_ansi(terminal).with_target(false).boxed()
+        fmt::layer()
+            .with_writer(stderr)
+            .with_ansi(terminal)
+            .with_target(false)
+            .boxed()
     } else {
         fmt::layer().json().with_writer(stderr).boxed()
     };
-    let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(lines.with_filter(filter))
+        .try_init();
 }

@@ -82,11 +82,9 @@ pub(super) struct Policy {
 
 impl File {
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(path).map_err(|error| {
-            ConfigError(format!("{}: cannot be read: {error}", path.display()))
-        })?;
+        let text = fs::read_to_string(path)
+            .map_err(|error| ConfigError(format!("{}: cannot be read: {error}", path.display())))?;
         // The error of the TOML reader names line, key and what it expected.
-        toml::from_str(&text)
-            .map_err(|error| ConfigError(format!("{}: {error}", path.display())))
+        toml::from_str(&text).map_err(|error| ConfigError(format!("{}: {error}", path.display())))
     }
 }

@@ -12,8 +12,13 @@ fn load(file: &str, flags: &[&str], env: &[(&str, &str)]) -> Result<Config, Conf
     let mut flags = Args::parse_from(flags).overrides;
     flags.config = Some(path);
     let env = |name: &str| {
-        let found = env.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
-        found.or((name == "HOME").then_some("/home/ann")).map(ToOwned::to_owned)
+        let found = env
+            .iter()
+            .find(|(key, _)| *key == name)
+            .map(|(_, value)| *value);
+        found
+            .or((name == "HOME").then_some("/home/ann"))
+            .map(ToOwned::to_owned)
     };
     Config::load(&flags, &env)
 }
@@ -27,25 +32,47 @@ fn nothing_written_gives_the_embedded_default() {
     let config = load("", &[], &[]).expect("defaults are good");
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:7466");
     assert_eq!(config.server.http_listen.to_string(), "127.0.0.1:7467");
-    assert_eq!(config.local.data_dir, PathBuf::from("/home/ann/.cache/pannier/7466"));
+    assert_eq!(
+        config.local.data_dir,
+        PathBuf::from("/home/ann/.cache/pannier/7466")
+    );
     assert!(config.shared.url.is_none());
 }
 
 #[test]
 fn flags_win_over_environment_and_environment_over_file() {
     let file = "[server]\nlisten = \"127.0.0.1:1\"\n[local]\ndisk_budget = \"1GiB\"";
-    let env = [("PANNIER_LISTEN", "127.0.0.1:2"), ("PANNIER_DISK_BUDGET", "2GiB")];
+    let env = [
+        ("PANNIER_LISTEN", "127.0.0.1:2"),
+        ("PANNIER_DISK_BUDGET", "2GiB"),
+    ];
     let config = load(file, &["--listen", "127.0.0.1:3"], &env).expect("good");
     assert_eq!(config.server.listen.to_string(), "127.0.0.1:3");
     assert_eq!(config.local.disk_budget, Size(2 << 30));
-    assert_eq!(config.local.data_dir, PathBuf::from("/home/ann/.cache/pannier/3"));
-    assert_eq!(load(file, &[], &[]).expect("good").server.listen.to_string(), "127.0.0.1:1");
+    assert_eq!(
+        config.local.data_dir,
+        PathBuf::from("/home/ann/.cache/pannier/3")
+    );
+    assert_eq!(
+        load(file, &[], &[])
+            .expect("good")
+            .server
+            .listen
+            .to_string(),
+        "127.0.0.1:1"
+    );
 }
 
 #[test]
 fn redis_url_is_taken_from_its_own_variable_first() {
-    let env = [("REDIS_URL", "redis://b"), ("PANNIER_REDIS_URL", "redis://a")];
-    assert_eq!(load("", &[], &env).expect("good").shared.url.as_deref(), Some("redis://a"));
+    let env = [
+        ("REDIS_URL", "redis://b"),
+        ("PANNIER_REDIS_URL", "redis://a"),
+    ];
+    assert_eq!(
+        load("", &[], &env).expect("good").shared.url.as_deref(),
+        Some("redis://a")
+    );
     let config = load("", &[], &env[..1]).expect("good");
     assert_eq!(config.shared.url.as_deref(), Some("redis://b"));
 }
@@ -60,38 +87,123 @@ fn a_namespace_inherits_what_it_does_not_say() {
     assert_eq!(short.compression, Compression::Zstd);
     assert!(config.namespaces["ci"].immutable);
     assert!(!config.defaults.immutable);
-    assert_eq!(config.longest_lifetime(), Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(
+        config.longest_lifetime(),
+        Duration::from_secs(30 * 24 * 3600)
+    );
 }
+
+/// File, flags, environment, and what the fault must say.
+type Case = (
+    &'static str,
+    &'static [&'static str],
+    &'static [(&'static str, &'static str)],
+    &'static [&'static str],
+);
 
 #[test]
 fn faults_name_place_and_expectation() {
-    let table: [(&str, &[&str], &[(&str, &str)], &[&str]); 14] = [
-        ("[sever]", &[], &[], &["pannier.toml", "unknown field `sever`", "`server`"]),
-        ("[local]\nsize = 1", &[], &[], &["line 2", "unknown field `size`", "`disk_budget`"]),
-        ("[defaults]\nttl = 10", &[], &[], &["line 2", "ttl = 10", "expected a string"]),
-        ("[defaults]\nttl = \"ten\"", &[], &[], &["line 2", "not a duration", "\"10m\""]),
-        ("[defaults]\nttl = \"60d\"", &[], &[], &["defaults.ttl", "max_ttl (30days)"]),
-        ("[local]\ndisk_budget = \"1MiB\"", &[], &[], &["local.disk_budget", "least is 64MiB"]),
-        ("[namespaces.Bad]", &[], &[], &["namespaces.Bad", "[a-z0-9]"]),
-        ("[namespaces.a]\nttl_jitter = 0.9", &[], &[], &["namespaces.a.ttl_jitter", "0.5"]),
-        ("[namespaces.a]\ntiers = []", &[], &[], &["namespaces.a.tiers", "\"local\""]),
-        ("[defaults]\nmax_value_size = \"8MiB\"", &[], &[], &["max_value_size", "4032KiB"]),
-        ("", &["--listen", "7466"], &[], &["--listen", "\"7466\"", "IP:PORT"]),
-        ("", &["--listen", "0.0.0.0:1"], &[], &["--listen", "allow_plaintext"]),
-        ("", &[], &[("PANNIER_MEMORY_BUDGET", "lots")], &["PANNIER_MEMORY_BUDGET", "512MiB"]),
-        ("", &["--listen", "unix:here"], &[], &["--listen", "absolute path"]),
+    let table: [Case; 14] = [
+        (
+            "[sever]",
+            &[],
+            &[],
+            &["pannier.toml", "unknown field `sever`", "`server`"],
+        ),
+        (
+            "[local]\nsize = 1",
+            &[],
+            &[],
+            &["line 2", "unknown field `size`", "`disk_budget`"],
+        ),
+        (
+            "[defaults]\nttl = 10",
+            &[],
+            &[],
+            &["line 2", "ttl = 10", "expected a string"],
+        ),
+        (
+            "[defaults]\nttl = \"ten\"",
+            &[],
+            &[],
+            &["line 2", "not a duration", "\"10m\""],
+        ),
+        (
+            "[defaults]\nttl = \"60d\"",
+            &[],
+            &[],
+            &["defaults.ttl", "max_ttl (30days)"],
+        ),
+        (
+            "[local]\ndisk_budget = \"1MiB\"",
+            &[],
+            &[],
+            &["local.disk_budget", "least is 64MiB"],
+        ),
+        (
+            "[namespaces.Bad]",
+            &[],
+            &[],
+            &["namespaces.Bad", "[a-z0-9]"],
+        ),
+        (
+            "[namespaces.a]\nttl_jitter = 0.9",
+            &[],
+            &[],
+            &["namespaces.a.ttl_jitter", "0.5"],
+        ),
+        (
+            "[namespaces.a]\ntiers = []",
+            &[],
+            &[],
+            &["namespaces.a.tiers", "\"local\""],
+        ),
+        (
+            "[defaults]\nmax_value_size = \"8MiB\"",
+            &[],
+            &[],
+            &["max_value_size", "4032KiB"],
+        ),
+        (
+            "",
+            &["--listen", "7466"],
+            &[],
+            &["--listen", "\"7466\"", "IP:PORT"],
+        ),
+        (
+            "",
+            &["--listen", "0.0.0.0:1"],
+            &[],
+            &["--listen", "allow_plaintext"],
+        ),
+        (
+            "",
+            &[],
+            &[("PANNIER_MEMORY_BUDGET", "lots")],
+            &["PANNIER_MEMORY_BUDGET", "512MiB"],
+        ),
+        (
+            "",
+            &["--listen", "unix:here"],
+            &[],
+            &["--listen", "absolute path"],
+        ),
     ];
     for (file, flags, env, parts) in table {
         let text = fault(file, flags, env);
         for part in parts {
-            assert!(text.contains(part), "{file:?} {flags:?}: {part:?} is not in\n{text}");
+            assert!(
+                text.contains(part),
+                "{file:?} {flags:?}: {part:?} is not in\n{text}"
+            );
         }
     }
 }
 
 #[test]
 fn what_is_printed_reads_back_and_hides_secrets() {
-    let file = "[shared]\nurl = \"rediss://ann:s3cret@redis:6379/1\"\n[namespaces.a]\nttl = \"90s\"";
+    let file =
+        "[shared]\nurl = \"rediss://ann:s3cret@redis:6379/1\"\n[namespaces.a]\nttl = \"90s\"";
     let config = load(file, &["--listen", "unix:/run/p.sock"], &[]).expect("good");
     let printed = config.to_toml();
     assert!(!printed.contains("s3cret"), "{printed}");
@@ -104,9 +216,17 @@ fn what_is_printed_reads_back_and_hides_secrets() {
 
 #[test]
 fn passwords_with_odd_characters_stay_hidden() {
-    for url in ["redis://u:p/w@h:1", "redis://:p@w@h", "redis://u:p?w#@h/0", "p@ss"] {
+    for url in [
+        "redis://u:p/w@h:1",
+        "redis://:p@w@h",
+        "redis://u:p?w#@h/0",
+        "p@ss",
+    ] {
         let masked = mask_url(url);
-        assert!(!masked.contains('p') || masked.starts_with("redis"), "{masked}");
+        assert!(
+            !masked.contains('p') || masked.starts_with("redis"),
+            "{masked}"
+        );
         assert!(!masked.contains('w'), "{url} -> {masked}");
     }
     assert_eq!(mask_url("redis://h:1/2"), "redis://h:1/2");

@@ -48,13 +48,12 @@ impl Sources<'_> {
 }
 
 /// Merges and checks everything.
-pub(super) fn config(
-    file: File,
-    origin: &str,
-    flags: &Overrides,
-    env: Env<'_>,
-) -> Result<Config> {
-    let sources = Sources { flags, vars: Overrides::from_env(env), origin };
+pub(super) fn config(file: File, origin: &str, flags: &Overrides, env: Env<'_>) -> Result<Config> {
+    let sources = Sources {
+        flags,
+        vars: Overrides::from_env(env),
+        origin,
+    };
     let defaults = policy(file.defaults.clone(), None, origin, "defaults")?;
     let mut namespaces = BTreeMap::new();
     for (name, raw) in file.namespaces {
@@ -67,7 +66,10 @@ pub(super) fn config(
     let local = local(file.local, &sources, &server.listen, env)?;
     let url = sources.pick(
         ("--redis-url", sources.flags.redis_url.clone()),
-        ("PANNIER_REDIS_URL or REDIS_URL", sources.vars.redis_url.clone()),
+        (
+            "PANNIER_REDIS_URL or REDIS_URL",
+            sources.vars.redis_url.clone(),
+        ),
         ("shared.url", file.shared.url),
     );
     let log = sources.pick(
@@ -79,8 +81,17 @@ pub(super) fn config(
         log: log.map_or_else(|| Ok("info".into()), checked_log)?,
         log_format: file.telemetry.log_format.unwrap_or_default(),
     };
-    let shared = SharedConfig { url: url.map(|url| url.value) };
-    Ok(Config { server, local, shared, telemetry, defaults, namespaces })
+    let shared = SharedConfig {
+        url: url.map(|url| url.value),
+    };
+    Ok(Config {
+        server,
+        local,
+        shared,
+        telemetry,
+        defaults,
+        namespaces,
+    })
 }
 
 fn checked_log(log: Setting<String>) -> Result<String> {
@@ -107,7 +118,10 @@ fn server(raw: raw::Server, sources: &Sources<'_>) -> Result<ServerConfig> {
     let count = |key: &str, value: Option<usize>, default: usize, max: usize| match value {
         None => Ok(default),
         Some(n) if (1..=max).contains(&n) => Ok(n),
-        Some(n) => Err(fault(&format!("{origin}: {key}"), &format!("{n} is not 1 to {max}"))),
+        Some(n) => Err(fault(
+            &format!("{origin}: {key}"),
+            &format!("{n} is not 1 to {max}"),
+        )),
     };
     Ok(ServerConfig {
         listen: listen(grpc, 7466, allow_plaintext)?,
@@ -127,7 +141,10 @@ fn listen(
     allow_plaintext: bool,
 ) -> Result<Listen> {
     let Some(Setting { value, origin }) = setting else {
-        return Ok(Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], default_port))));
+        return Ok(Listen::Tcp(SocketAddr::from((
+            [127, 0, 0, 1],
+            default_port,
+        ))));
     };
     if let Some(path) = value.strip_prefix("unix:") {
         if !path.starts_with('/') || path.len() > 100 {
@@ -138,7 +155,10 @@ fn listen(
     }
     let text = value.replace("localhost:", "127.0.0.1:");
     let address: SocketAddr = text.parse().map_err(|_| {
-        fault(&origin, &format!("{value:?} is neither IP:PORT nor unix:/path"))
+        fault(
+            &origin,
+            &format!("{value:?} is neither IP:PORT nor unix:/path"),
+        )
     })?;
     let listen = Listen::Tcp(address);
     if !listen.is_local() && !allow_plaintext {
@@ -166,12 +186,18 @@ fn local(
     let disk = sources.pick(
         ("--disk-budget", sources.flags.disk_budget.clone()),
         ("PANNIER_DISK_BUDGET", sources.vars.disk_budget.clone()),
-        ("local.disk_budget", raw.disk_budget.map(|size| size.to_string())),
+        (
+            "local.disk_budget",
+            raw.disk_budget.map(|size| size.to_string()),
+        ),
     );
     let memory = sources.pick(
         ("--memory-budget", sources.flags.memory_budget.clone()),
         ("PANNIER_MEMORY_BUDGET", sources.vars.memory_budget.clone()),
-        ("local.memory_budget", raw.memory_budget.map(|size| size.to_string())),
+        (
+            "local.memory_budget",
+            raw.memory_budget.map(|size| size.to_string()),
+        ),
     );
     Ok(LocalConfig {
         data_dir: match data_dir {
@@ -184,7 +210,11 @@ fn local(
 }
 
 fn default_data_dir(listen: &Listen, env: Env<'_>) -> Result<PathBuf> {
-    let set = |name: &str| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let set = |name: &str| {
+        env(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")));
     let text = "neither XDG_CACHE_HOME nor HOME is set; name a directory with --data-dir";
     let cache = cache.ok_or_else(|| fault("local.data_dir", text))?;
@@ -192,21 +222,21 @@ fn default_data_dir(listen: &Listen, env: Env<'_>) -> Result<PathBuf> {
 }
 
 fn budget(setting: Option<Setting<String>>, default: Size, min: Size) -> Result<Size> {
-    let Some(Setting { value, origin }) = setting else { return Ok(default) };
+    let Some(Setting { value, origin }) = setting else {
+        return Ok(default);
+    };
     let size = Size::parse(&value).map_err(|text| fault(&origin, &text))?;
     if size < min {
-        return Err(fault(&origin, &format!("{size} is too small, the least is {min}")));
+        return Err(fault(
+            &origin,
+            &format!("{size} is too small, the least is {min}"),
+        ));
     }
     Ok(size)
 }
 
 /// A policy from what was written over `base`, which is the built-in one when absent.
-fn policy(
-    raw: raw::Policy,
-    base: Option<&Policy>,
-    origin: &str,
-    place: &str,
-) -> Result<Policy> {
+fn policy(raw: raw::Policy, base: Option<&Policy>, origin: &str, place: &str) -> Result<Policy> {
     let built_in = Policy {
         ttl: Span(DAY),
         max_ttl: Span(30 * DAY),
@@ -232,21 +262,28 @@ fn policy(
         immutable: raw.immutable.unwrap_or(base.immutable),
         raw: raw.raw.unwrap_or(base.raw),
     };
-    check_policy(&policy).map_err(|(key, text)| fault(&format!("{origin}: {place}.{key}"), &text))?;
+    check_policy(&policy)
+        .map_err(|(key, text)| fault(&format!("{origin}: {place}.{key}"), &text))?;
     Ok(policy)
 }
 
 fn check_policy(policy: &Policy) -> std::result::Result<(), (&'static str, String)> {
     let milli = Span(Duration::from_millis(1));
     if policy.max_ttl < milli || policy.max_ttl.0 > MAX_TTL_MAX {
-        return Err(("max_ttl", format!("{} is not 1ms to 10 years", policy.max_ttl)));
+        return Err((
+            "max_ttl",
+            format!("{} is not 1ms to 10 years", policy.max_ttl),
+        ));
     }
     if policy.ttl < milli || policy.ttl > policy.max_ttl {
         let text = format!("{} is not 1ms to max_ttl ({})", policy.ttl, policy.max_ttl);
         return Err(("ttl", text));
     }
     if !(0.0..=0.5).contains(&policy.ttl_jitter) {
-        return Err(("ttl_jitter", format!("{} is not 0.0 to 0.5", policy.ttl_jitter)));
+        return Err((
+            "ttl_jitter",
+            format!("{} is not 0.0 to 0.5", policy.ttl_jitter),
+        ));
     }
     if !(1..=UNARY_VALUE_BYTES_MAX).contains(&policy.max_value_size.0) {
         let text = format!("{} is not 1B to 4032KiB", policy.max_value_size);
@@ -255,7 +292,10 @@ fn check_policy(policy: &Policy) -> std::result::Result<(), (&'static str, Strin
     let mut tiers = policy.tiers.clone();
     tiers.dedup();
     if tiers.is_empty() || tiers.len() != policy.tiers.len() || tiers.len() > 2 {
-        return Err(("tiers", "must list \"local\", \"shared\" or both, each once".into()));
+        return Err((
+            "tiers",
+            "must list \"local\", \"shared\" or both, each once".into(),
+        ));
     }
     if policy.raw && policy.immutable {
         let text = "a raw namespace has no versions, so it cannot be immutable";

@@ -52,21 +52,40 @@ impl Engine {
             Target::Keys(keys) => self.remove_keys(namespace, keys).await?,
             Target::Prefix(prefix) => {
                 check_length("prefix", &prefix)?;
-                self.local.delete_selected(&namespace.name, Selection::Prefix(prefix)).await?
+                self.local
+                    .delete_selected(&namespace.name, Selection::Prefix(prefix))
+                    .await?
             }
             Target::Pattern(pattern) => {
                 let selection = Selection::Pattern(Glob::new(&pattern)?);
-                self.local.delete_selected(&namespace.name, selection).await?
+                self.local
+                    .delete_selected(&namespace.name, selection)
+                    .await?
             }
-            Target::All => self.local.delete_selected(&namespace.name, Selection::All).await?,
+            Target::All => {
+                self.local
+                    .delete_selected(&namespace.name, Selection::All)
+                    .await?
+            }
             Target::Tag(_) => {
-                return Err(Error::new(Kind::Unsupported, "tag: not served by this version"));
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    "tag: not served by this version",
+                ));
             }
         };
         namespace.counters.invalidations.add(count);
         let store = Some(begun.elapsed());
-        let provenance = Provenance { source: Source::Local, store, ..Provenance::default() };
-        Ok(Invalidated { count, local: Outcome::Applied, provenance })
+        let provenance = Provenance {
+            source: Source::Local,
+            store,
+            ..Provenance::default()
+        };
+        Ok(Invalidated {
+            count,
+            local: Outcome::Applied,
+            provenance,
+        })
     }
 
     async fn remove_keys(&self, namespace: &Namespace, keys: Vec<String>) -> Result<u64> {

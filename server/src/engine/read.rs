@@ -128,7 +128,10 @@ impl Engine {
         answers: &mut Vec<Result<Answer>>,
     ) {
         let begun = Instant::now();
-        let valid = keys.iter().flatten().map(|key| EntryName::new(&namespace.name, key));
+        let valid = keys
+            .iter()
+            .flatten()
+            .map(|key| EntryName::new(&namespace.name, key));
         let names: Vec<_> = valid.collect();
         let found = match namespace.uses_local() {
             true => self.local.get_many(&names).await,
@@ -139,7 +142,11 @@ impl Engine {
         for key in keys {
             let answer = key.map(|_| {
                 let found = found.next().and_then(|found| available(namespace, found));
-                self.answer(namespace, found.and_then(|found| hit(namespace, &found)), lookup)
+                self.answer(
+                    namespace,
+                    found.and_then(|found| hit(namespace, &found)),
+                    lookup,
+                )
             });
             answers.push(Self::counted(namespace, answer));
         }
@@ -178,7 +185,11 @@ impl Engine {
         Ok(Existence {
             remaining: head.map(|(_, expires)| expires.since(now)),
             provenance: Provenance {
-                source: if head.is_some() { Source::Local } else { Source::None },
+                source: if head.is_some() {
+                    Source::Local
+                } else {
+                    Source::None
+                },
                 age: head.map(|(head, _)| now.since(head.created)),
                 lookup: Some(begun.elapsed()),
                 store: None,
@@ -192,7 +203,11 @@ impl Engine {
             None => namespace.counters.misses.one(),
         }
         let provenance = Provenance {
-            source: if hit.is_some() { Source::Local } else { Source::None },
+            source: if hit.is_some() {
+                Source::Local
+            } else {
+                Source::None
+            },
             age: hit.as_ref().map(|hit| self.now().since(hit.created)),
             lookup: Some(lookup),
             store: None,
@@ -214,7 +229,12 @@ fn hit(namespace: &Namespace, found: &Found) -> Option<Hit> {
     let head = found.record.head();
     let hit = found.record.entry().map(|entry| {
         let (stamp, created) = (head.stamp, head.created);
-        Some(Hit { entry, stamp, created, expires: found.expires })
+        Some(Hit {
+            entry,
+            stamp,
+            created,
+            expires: found.expires,
+        })
     });
     available(namespace, hit)
 }

@@ -24,11 +24,29 @@ const NAMESPACES: [&str; 3] = ["plain", "packed", "once"];
 /// One step; keys are drawn from a few, so that steps meet.
 #[derive(Debug, Clone)]
 enum Step {
-    Put { namespace: usize, key: u8, value: u8, large: bool, ttl: Option<u16>, when: When },
-    Get { namespace: usize, key: u8 },
-    GetMany { namespace: usize, keys: Vec<u8> },
-    Invalidate { namespace: usize, target: ModelTarget },
-    Wait { millis: u16 },
+    Put {
+        namespace: usize,
+        key: u8,
+        value: u8,
+        large: bool,
+        ttl: Option<u16>,
+        when: When,
+    },
+    Get {
+        namespace: usize,
+        key: u8,
+    },
+    GetMany {
+        namespace: usize,
+        keys: Vec<u8>,
+    },
+    Invalidate {
+        namespace: usize,
+        target: ModelTarget,
+    },
+    Wait {
+        millis: u16,
+    },
     Flush,
     Reopen,
 }
@@ -62,10 +80,21 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => Just(When::SameVersion),
         1 => Just(When::OtherVersion),
     ];
-    let put = (namespace.clone(), key.clone(), any::<u8>(), prop::bool::weighted(0.2),
-        prop::option::of(1..2000_u16), when)
-        .prop_map(|(namespace, key, value, large, ttl, when)| {
-            Step::Put { namespace, key, value, large, ttl, when }
+    let put = (
+        namespace.clone(),
+        key.clone(),
+        any::<u8>(),
+        prop::bool::weighted(0.2),
+        prop::option::of(1..2000_u16),
+        when,
+    )
+        .prop_map(|(namespace, key, value, large, ttl, when)| Step::Put {
+            namespace,
+            key,
+            value,
+            large,
+            ttl,
+            when,
         });
     let target = prop_oneof![
         4 => prop::collection::vec(key.clone(), 1..3).prop_map(ModelTarget::Keys),
@@ -111,7 +140,11 @@ impl World {
                     [namespaces.once]\nimmutable = true\n";
         std::fs::write(&file, text).expect("writes");
         let data_dir = Some(dir.join("data"));
-        let flags = Overrides { config: Some(file), data_dir, ..Overrides::default() };
+        let flags = Overrides {
+            config: Some(file),
+            data_dir,
+            ..Overrides::default()
+        };
         let config = Arc::new(Config::load(&flags, &|_| None).expect("good"));
         let stop = CancellationToken::new();
         let longest = config.longest_lifetime();
@@ -120,7 +153,12 @@ impl World {
                 .await
                 .expect("opens");
         let engine = Engine::new(config, clock.clone(), writer, local.clone());
-        Self { engine, local, maintenance, stop }
+        Self {
+            engine,
+            local,
+            maintenance,
+            stop,
+        }
     }
 
     async fn close(self) {
@@ -131,13 +169,29 @@ impl World {
 }
 
 fn live(model: &Model, namespace: usize, key: &str, now: Timestamp) -> Option<Known> {
-    model.get(&(namespace, key.to_owned())).filter(|known| now < known.expires).cloned()
+    model
+        .get(&(namespace, key.to_owned()))
+        .filter(|known| now < known.expires)
+        .cloned()
 }
 
 async fn put(engine: &Engine, model: &mut Model, step: &Step) {
-    let Step::Put { namespace, key, value, large, ttl, when } = step else { return };
+    let Step::Put {
+        namespace,
+        key,
+        value,
+        large,
+        ttl,
+        when,
+    } = step
+    else {
+        return;
+    };
     let (namespace, key) = (*namespace, key_name(*key));
-    let bytes = Bytes::from(vec![*value; if *large { 20_000 } else { usize::from(*value) }]);
+    let bytes = Bytes::from(vec![
+        *value;
+        if *large { 20_000 } else { usize::from(*value) }
+    ]);
     let now = engine.now();
     let known = live(model, namespace, &key, now);
     let immutable = NAMESPACES[namespace] == "once";
@@ -153,8 +207,13 @@ async fn put(engine: &Engine, model: &mut Model, step: &Step) {
         mode: WriteMode::Through,
         condition,
     };
-    let entry = Entry { value: bytes.clone(), attributes: Attributes::default() };
-    let result = engine.put(NAMESPACES[namespace], key.clone(), entry, options).await;
+    let entry = Entry {
+        value: bytes.clone(),
+        attributes: Attributes::default(),
+    };
+    let result = engine
+        .put(NAMESPACES[namespace], key.clone(), entry, options)
+        .await;
     let expected = match (condition, &known) {
         (Condition::Version(_), _) if immutable => Err(Kind::Invalid),
         (Condition::Always, Some(known)) if immutable && known.value != bytes => Err(Kind::Exists),
@@ -170,7 +229,11 @@ async fn put(engine: &Engine, model: &mut Model, step: &Step) {
         (Ok(written), Ok(None)) => {
             let lifetime = ttl.map_or(1000, |ttl| u64::from(ttl).min(1500));
             assert_eq!(written.expires, now.after(Duration::from_millis(lifetime)));
-            let known = Known { value: bytes, stamp: written.stamp, expires: written.expires };
+            let known = Known {
+                value: bytes,
+                stamp: written.stamp,
+                expires: written.expires,
+            };
             model.insert((namespace, key), known);
         }
         (Err(error), Err(kind)) => assert_eq!(error.kind(), kind),
@@ -184,8 +247,13 @@ async fn get(engine: &Engine, model: &Model, namespace: usize, key: u8) {
     let name = NAMESPACES[namespace];
     let options = ReadOptions::default();
     let answer = engine.get(name, key.clone(), options).await.expect("works");
-    let seen = answer.hit.as_ref().map(|hit| (&hit.entry.value, hit.stamp, hit.expires));
-    let wanted = known.as_ref().map(|known| (&known.value, known.stamp, known.expires));
+    let seen = answer
+        .hit
+        .as_ref()
+        .map(|hit| (&hit.entry.value, hit.stamp, hit.expires));
+    let wanted = known
+        .as_ref()
+        .map(|known| (&known.value, known.stamp, known.expires));
     assert_eq!(seen, wanted, "{name}/{key}");
     let existence = engine.exists(name, key, options).await.expect("works");
     let remaining = known.map(|known| known.expires.since(engine.now()));
@@ -195,7 +263,10 @@ async fn get(engine: &Engine, model: &Model, namespace: usize, key: u8) {
 async fn get_many(engine: &Engine, model: &Model, namespace: usize, keys: &[u8]) {
     let names = keys.iter().map(|key| key_name(*key)).collect();
     let options = ReadOptions::default();
-    let answers = engine.get_many(NAMESPACES[namespace], names, options).await.expect("works");
+    let answers = engine
+        .get_many(NAMESPACES[namespace], names, options)
+        .await
+        .expect("works");
     assert_eq!(answers.len(), keys.len());
     for (key, answer) in keys.iter().zip(answers) {
         let known = live(model, namespace, &key_name(*key), engine.now());
@@ -213,8 +284,11 @@ async fn invalidate(engine: &Engine, model: &mut Model, namespace: usize, target
         ModelTarget::All => true,
     };
     let now = engine.now();
-    let gone: Vec<_> =
-        model.keys().filter(|(at, key)| *at == namespace && selected(key)).cloned().collect();
+    let gone: Vec<_> = model
+        .keys()
+        .filter(|(at, key)| *at == namespace && selected(key))
+        .cloned()
+        .collect();
     let removed = gone.iter().filter_map(|key| model.remove(key));
     let expected = removed.filter(|known| now < known.expires).count() as u64;
     let target = match target {
@@ -223,7 +297,10 @@ async fn invalidate(engine: &Engine, model: &mut Model, namespace: usize, target
         ModelTarget::Pattern(key) => Target::Pattern(glob(key)),
         ModelTarget::All => Target::All,
     };
-    let done = engine.invalidate(NAMESPACES[namespace], target).await.expect("works");
+    let done = engine
+        .invalidate(NAMESPACES[namespace], target)
+        .await
+        .expect("works");
     assert_eq!(done.count, expected);
 }
 
@@ -278,19 +355,44 @@ async fn outcomes_are_counted_by_namespace() {
     let dir = tempfile::tempdir().expect("tempdir");
     let world = World::open(dir.path(), &Clock::mock(START), 1).await;
     let engine = &world.engine;
-    let entry = || Entry { value: "v".into(), attributes: Attributes::default() };
-    let always = PutOptions { ttl: None, mode: WriteMode::Through, condition: Condition::Always };
-    let absent = PutOptions { condition: Condition::Absent, ..always };
-    engine.put("a", "k".into(), entry(), always).await.expect("puts");
+    let entry = || Entry {
+        value: "v".into(),
+        attributes: Attributes::default(),
+    };
+    let always = PutOptions {
+        ttl: None,
+        mode: WriteMode::Through,
+        condition: Condition::Always,
+    };
+    let absent = PutOptions {
+        condition: Condition::Absent,
+        ..always
+    };
+    engine
+        .put("a", "k".into(), entry(), always)
+        .await
+        .expect("puts");
     assert!(engine.put("a", "k".into(), entry(), absent).await.is_err());
-    assert!(engine.put("a", String::new(), entry(), always).await.is_err());
+    assert!(
+        engine
+            .put("a", String::new(), entry(), always)
+            .await
+            .is_err()
+    );
     let read = ReadOptions::default();
     engine.get("a", "k".into(), read).await.expect("works");
     engine.get("a", "none".into(), read).await.expect("works");
     engine.invalidate("a", Target::All).await.expect("works");
     let counters: HashMap<_, _> = engine.counters().into_iter().collect();
     let a = &counters["a"];
-    let counts = [&a.hits, &a.misses, &a.puts, &a.invalidations, &a.errors, &a.refusals];
+    let counts = [
+        &a.hits,
+        &a.misses,
+        &a.puts,
+        &a.invalidations,
+        &a.errors,
+        &a.refusals,
+    ];
     assert_eq!(counts.map(|count| count.get()), [1; 6]);
     engine.reset_counters();
     assert_eq!(a.hits.get(), 0);

@@ -89,22 +89,38 @@ impl Engine {
         let expires = created.after(lifetime(policy, options.ttl));
         let record = Record::encode(&entry, stamp, created, expires, policy.compression)?;
         if !namespace.uses_local() {
-            let provenance = Provenance { store: Some(begun.elapsed()), ..Provenance::default() };
-            return Ok(Written { stamp, expires, local: Outcome::Skipped, provenance });
-        }
-        let (stamp, expires) =
-            match self.local.put_if(&name, &record, expires, condition).await? {
-                Stored::Written => (stamp, expires),
-                Stored::Kept { head, expires } => (head.stamp, expires),
-                Stored::Refused => return Err(refusal(condition)),
+            let provenance = Provenance {
+                store: Some(begun.elapsed()),
+                ..Provenance::default()
             };
+            return Ok(Written {
+                stamp,
+                expires,
+                local: Outcome::Skipped,
+                provenance,
+            });
+        }
+        let (stamp, expires) = match self
+            .local
+            .put_if(&name, &record, expires, condition)
+            .await?
+        {
+            Stored::Written => (stamp, expires),
+            Stored::Kept { head, expires } => (head.stamp, expires),
+            Stored::Refused => return Err(refusal(condition)),
+        };
         namespace.counters.puts.one();
         let provenance = Provenance {
             source: Source::Local,
             store: Some(begun.elapsed()),
             ..Provenance::default()
         };
-        Ok(Written { stamp, expires, local: Outcome::Applied, provenance })
+        Ok(Written {
+            stamp,
+            expires,
+            local: Outcome::Applied,
+            provenance,
+        })
     }
 }
 
@@ -140,7 +156,9 @@ fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
     if policy.ttl_jitter == 0.0 {
         return lifetime;
     }
-    lifetime.mul_f64(1.0 - policy.ttl_jitter * fastrand::f64()).max(TTL_MIN)
+    lifetime
+        .mul_f64(1.0 - policy.ttl_jitter * fastrand::f64())
+        .max(TTL_MIN)
 }
 
 fn refusal(condition: Condition) -> Error {

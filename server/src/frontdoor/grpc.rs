@@ -58,8 +58,15 @@ pub(crate) struct Services {
 impl Services {
     /// Services over an engine, refusing requests beyond `max_in_flight`.
     pub(crate) fn new(engine: Arc<Engine>, health: HealthReporter, max_in_flight: usize) -> Self {
-        let requests = Requests { in_flight: Arc::default(), max: max_in_flight };
-        Self { engine, health, requests }
+        let requests = Requests {
+            in_flight: Arc::default(),
+            max: max_in_flight,
+        };
+        Self {
+            engine,
+            health,
+            requests,
+        }
     }
 
     /// Serves these connections until `stop`, then finishes what is in flight.
@@ -88,7 +95,11 @@ impl Services {
             .add_service(cache)
             .add_service(AdminServiceServer::new(Admin::new(self.engine)))
             .add_service(tonic_health::pb::health_server::HealthServer::new(health))
-            .add_service(reflection().build_v1().expect("the descriptors are our own build's"))
+            .add_service(
+                reflection()
+                    .build_v1()
+                    .expect("the descriptors are our own build's"),
+            )
             .add_service(reflection().build_v1alpha().expect("the same descriptors"))
             .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
             .await
@@ -116,7 +127,10 @@ impl Requests {
         if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.max {
             return Ok(request);
         }
-        let text = format!("server.max_in_flight: {} requests are in flight already", self.max);
+        let text = format!(
+            "server.max_in_flight: {} requests are in flight already",
+            self.max
+        );
         Err(Error::new(Kind::Overloaded, text))
     }
 }
@@ -133,7 +147,10 @@ mod tests {
 
     #[test]
     fn requests_beyond_the_limit_are_refused_until_one_ends() {
-        let requests = Requests { in_flight: Arc::default(), max: 2 };
+        let requests = Requests {
+            in_flight: Arc::default(),
+            max: 2,
+        };
         let first = requests.admit().expect("one");
         let _second = requests.admit().expect("two");
         let refused = requests.admit().err().expect("three");

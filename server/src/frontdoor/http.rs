@@ -17,7 +17,12 @@ pub(crate) fn router(stopping: CancellationToken) -> Router {
     Router::new()
         .route("/healthz", healthz)
         .route("/readyz", get(ready))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "not found; try /healthz or /readyz\n") })
+        .fallback(|| async {
+            (
+                StatusCode::NOT_FOUND,
+                "not found; try /healthz or /readyz\n",
+            )
+        })
         .with_state(stopping)
 }
 
@@ -38,10 +43,14 @@ pub(crate) async fn serve(
     let stop = stop.cancelled_owned();
     match listener {
         Listener::Tcp(listener) => {
-            axum::serve(listener, router).with_graceful_shutdown(stop).await
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stop)
+                .await
         }
         Listener::Unix(listener, _file) => {
-            axum::serve(listener, router).with_graceful_shutdown(stop).await
+            axum::serve(listener, router)
+                .with_graceful_shutdown(stop)
+                .await
         }
     }
 }

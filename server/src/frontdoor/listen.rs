@@ -101,7 +101,9 @@ impl Listener {
 }
 
 async fn clear_stale_socket(path: &Path) -> io::Result<()> {
-    let Ok(meta) = fs::symlink_metadata(path) else { return Ok(()) };
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return Ok(());
+    };
     if !meta.file_type().is_socket() {
         let text = format!("{} exists and is no socket", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
@@ -148,7 +150,13 @@ pub(crate) struct Inlet(mpsc::Receiver<Handover>);
 /// Both ends of the way from the acceptor to one worker.
 pub(crate) fn handover() -> (Outlet, Inlet) {
     let (queue, inlet) = mpsc::channel(HANDOVER_QUEUE);
-    (Outlet { queue, open: Arc::default() }, Inlet(inlet))
+    (
+        Outlet {
+            queue,
+            open: Arc::default(),
+        },
+        Inlet(inlet),
+    )
 }
 
 impl Inlet {
@@ -159,7 +167,10 @@ impl Inlet {
                 Socket::Tcp(stream) => Transport::Tcp(TcpStream::from_std(stream)?),
                 Socket::Unix(stream) => Transport::Unix(UnixStream::from_std(stream)?),
             };
-            Ok(Connection { transport, _load: load })
+            Ok(Connection {
+                transport,
+                _load: load,
+            })
         })
     }
 }
@@ -187,13 +198,21 @@ pub(crate) async fn accept(
             }
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-            tracing::warn!(max_connections, "server.max_connections reached, one was closed");
+            tracing::warn!(
+                max_connections,
+                "server.max_connections reached, one was closed"
+            );
             continue;
         };
-        let least = outlets.iter().min_by_key(|outlet| outlet.open.load(Ordering::Relaxed));
+        let least = outlets
+            .iter()
+            .min_by_key(|outlet| outlet.open.load(Ordering::Relaxed));
         let Some(outlet) = least else { return };
         outlet.open.fetch_add(1, Ordering::Relaxed);
-        let load = Load { open: Arc::clone(&outlet.open), _permit: permit };
+        let load = Load {
+            open: Arc::clone(&outlet.open),
+            _permit: permit,
+        };
         // A full queue is a worker that does not keep up; then the connection is closed.
         if outlet.queue.try_send(Handover { socket, load }).is_err() {
             tracing::warn!("a worker does not keep up with new connections, one was closed");

@@ -14,7 +14,10 @@ fn attributes() -> Attributes {
 }
 
 fn record(value: &[u8], attributes: Attributes, compression: Compression) -> Record {
-    let entry = Entry { value: Bytes::copy_from_slice(value), attributes };
+    let entry = Entry {
+        value: Bytes::copy_from_slice(value),
+        attributes,
+    };
     Record::encode(
         &entry,
         Stamp::from_bytes(*b"0123456789abcdef"),
@@ -29,8 +32,10 @@ fn record(value: &[u8], attributes: Attributes, compression: Compression) -> Rec
 fn samples() -> Vec<(&'static str, Record, Entry)> {
     let text = b"all work and no play ".repeat(100);
     let make = |name, value: &[u8], attributes: Attributes, compression| {
-        let entry =
-            Entry { value: Bytes::copy_from_slice(value), attributes: attributes.clone() };
+        let entry = Entry {
+            value: Bytes::copy_from_slice(value),
+            attributes: attributes.clone(),
+        };
         (name, record(value, attributes, compression), entry)
     };
     vec![
@@ -44,7 +49,10 @@ fn samples() -> Vec<(&'static str, Record, Entry)> {
 /// To add the goldens of a new format: `PANNIER_WRITE_GOLDEN=1 cargo test … golden`. Files of
 /// released formats are never written again.
 #[test]
-#[expect(clippy::disallowed_methods, reason = "a switch for whoever runs the test")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a switch for whoever runs the test"
+)]
 fn golden_records_of_every_format_still_decode() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     for (name, record, entry) in samples() {
@@ -72,11 +80,17 @@ fn every_flipped_bit_and_every_cut_is_noticed() {
             assert_eq!(error.kind(), Kind::Corrupt, "{name}, bit {bit}");
         }
         for cut in 0..good.len() {
-            assert!(Record::decode(good.slice(..cut)).is_err(), "{name}, cut at {cut}");
+            assert!(
+                Record::decode(good.slice(..cut)).is_err(),
+                "{name}, cut at {cut}"
+            );
         }
         let mut long = good.to_vec();
         long.push(0);
-        assert!(Record::decode(long.into()).is_err(), "{name}, one byte more");
+        assert!(
+            Record::decode(long.into()).is_err(),
+            "{name}, one byte more"
+        );
     }
 }
 
@@ -103,7 +117,10 @@ fn a_record_that_lies_about_its_size_is_corrupt_and_allocates_nothing() {
     let sum = checksum(&bytes);
     bytes[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
     let lying = Record::decode(bytes.into()).expect("the header alone cannot tell");
-    assert_eq!(lying.entry().expect_err("size differs").kind(), Kind::Corrupt);
+    assert_eq!(
+        lying.entry().expect_err("size differs").kind(),
+        Kind::Corrupt
+    );
 }
 
 proptest! {

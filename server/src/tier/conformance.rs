@@ -27,9 +27,18 @@ pub(crate) fn record(seed: u64, value_bytes: usize, expires: Timestamp) -> Recor
     let value: Vec<u8> = (0..value_bytes).map(|_| rng.u8(..)).collect();
     let mut stamp = [0; Stamp::LEN];
     stamp[8..].copy_from_slice(&seed.to_be_bytes());
-    let entry = Entry { value: Bytes::from(value), attributes: Attributes::default() };
-    Record::encode(&entry, Stamp::from_bytes(stamp), START, expires, Compression::None)
-        .expect("encodes")
+    let entry = Entry {
+        value: Bytes::from(value),
+        attributes: Attributes::default(),
+    };
+    Record::encode(
+        &entry,
+        Stamp::from_bytes(stamp),
+        START,
+        expires,
+        Compression::None,
+    )
+    .expect("encodes")
 }
 
 async fn assert_holds<T: Tier>(tier: &T, name: &EntryName, wanted: Option<&Record>) {
@@ -78,7 +87,14 @@ async fn keeps_what_was_put<T: Tier>(tier: &T) {
         let record = record(seed as u64, size, end);
         tier.put(&name, &record, end).await.expect("tier works");
         assert_holds(tier, &name, Some(&record)).await;
-        assert_eq!(tier.get(&name).await.expect("works").expect("is there").expires, end);
+        assert_eq!(
+            tier.get(&name)
+                .await
+                .expect("works")
+                .expect("is there")
+                .expires,
+            end
+        );
     }
     let longest = name("n", &"k".repeat(1024));
     let record = record(99, 10, end);
@@ -94,9 +110,15 @@ async fn replaces_and_deletes<T: Tier>(tier: &T) {
         tier.put(&key, record, end).await.expect("tier works");
         assert_holds(tier, &key, Some(record)).await;
     }
-    assert!(tier.delete(&key).await.expect("tier works"), "a live record was there");
+    assert!(
+        tier.delete(&key).await.expect("tier works"),
+        "a live record was there"
+    );
     assert_holds(tier, &key, None).await;
-    assert!(!tier.delete(&key).await.expect("tier works"), "nothing is left");
+    assert!(
+        !tier.delete(&key).await.expect("tier works"),
+        "nothing is left"
+    );
     tier.put(&key, &large, end).await.expect("tier works");
     assert_holds(tier, &key, Some(&large)).await;
 }
@@ -104,22 +126,34 @@ async fn replaces_and_deletes<T: Tier>(tier: &T) {
 async fn lets_go_at_the_end<T: Tier>(tier: &T, clock: &Clock) {
     let key = name("n", "k");
     let record = record(1, 10, START.after(MINUTE));
-    tier.put(&key, &record, START.after(MINUTE)).await.expect("tier works");
+    tier.put(&key, &record, START.after(MINUTE))
+        .await
+        .expect("tier works");
     clock.advance(MINUTE - Duration::from_millis(1));
     assert_holds(tier, &key, Some(&record)).await;
     clock.advance(Duration::from_millis(1));
     assert_holds(tier, &key, None).await;
-    assert!(!tier.delete(&key).await.expect("tier works"), "an ended record is not live");
+    assert!(
+        !tier.delete(&key).await.expect("tier works"),
+        "an ended record is not live"
+    );
     // The tier's own end counts, also when the record would last longer.
     let now = clock.now();
-    tier.put(&key, &record, now.after(Duration::from_millis(5))).await.expect("tier works");
+    tier.put(&key, &record, now.after(Duration::from_millis(5)))
+        .await
+        .expect("tier works");
     clock.advance(Duration::from_millis(5));
     assert_holds(tier, &key, None).await;
 }
 
 async fn keeps_namespaces_apart<T: Tier>(tier: &T) {
     let end = START.after(MINUTE);
-    let names = [name("a", "b"), name("ab", "b"), name("a", "bb"), name("a.b", "b")];
+    let names = [
+        name("a", "b"),
+        name("ab", "b"),
+        name("a", "bb"),
+        name("a.b", "b"),
+    ];
     let records: Vec<_> = (0..4).map(|seed| record(seed, 20, end)).collect();
     for (name, record) in names.iter().zip(&records) {
         tier.put(name, record, end).await.expect("tier works");

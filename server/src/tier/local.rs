@@ -23,6 +23,7 @@ mod owner;
 mod read;
 mod scan;
 mod store;
+mod sweep;
 mod write;
 
 use std::{
@@ -42,17 +43,18 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
-    scan::Selection,
-    write::{Condition, Stored},
-};
 use self::{
     budget::Sizes,
     envelope::Envelope,
     health::Health,
     hot::Hot,
     owner::{Left, Owner},
-    store::{INLINE_BYTES_MAX, Store, Swept},
+    store::{INLINE_BYTES_MAX, Store},
+    sweep::Swept,
+};
+pub use self::{
+    scan::Selection,
+    write::{Condition, Stored},
 };
 use super::{Found, Tier};
 use crate::{
@@ -191,7 +193,9 @@ impl LocalTier {
         let inner = Arc::clone(&self.inner);
         off_thread(move || {
             let store = slot.take();
-            let begun = inner.begin_anew(store).map_err(|error| inner.failed_all(error));
+            let begun = inner
+                .begin_anew(store)
+                .map_err(|error| inner.failed_all(error));
             inner.hot.changed_all();
             *slot = Some(begun?);
             Ok(())
@@ -256,7 +260,6 @@ impl LocalTier {
     async fn lock(&self, name: &EntryName) -> OwnedMutexGuard<()> {
         Arc::clone(self.inner.lock_of(name)).lock_owned().await
     }
-
 }
 
 impl Inner {
@@ -268,7 +271,10 @@ impl Inner {
     /// Whether a record will soon be dropped for space: more than three quarters of what the store
     /// holds have been written since.
     fn is_aging(&self, envelope: &Envelope) -> bool {
-        let age = self.position.load(Ordering::Relaxed).saturating_sub(envelope.position);
+        let age = self
+            .position
+            .load(Ordering::Relaxed)
+            .saturating_sub(envelope.position);
         age > self.sizes.data_files / 4 * 3
     }
 }
@@ -279,7 +285,9 @@ impl Tier for LocalTier {
     }
 
     async fn put(&self, name: &EntryName, record: &Record, expires: Timestamp) -> Result<()> {
-        self.put_if(name, record, expires, Condition::Always).await.map(drop)
+        self.put_if(name, record, expires, Condition::Always)
+            .await
+            .map(drop)
     }
 
     async fn delete(&self, name: &EntryName) -> Result<bool> {
@@ -288,7 +296,10 @@ impl Tier for LocalTier {
 }
 
 fn closed() -> Error {
-    Error::new(Kind::Unavailable, "local tier: the store is closed for repair")
+    Error::new(
+        Kind::Unavailable,
+        "local tier: the store is closed for repair",
+    )
 }
 
 /// Runs `call` on a thread that may block.

@@ -20,25 +20,39 @@ pub(super) struct MemoryTier {
 
 impl MemoryTier {
     pub(super) fn new(clock: Clock) -> Self {
-        Self { clock, found: Mutex::default() }
+        Self {
+            clock,
+            found: Mutex::default(),
+        }
     }
 }
 
 impl Tier for MemoryTier {
     async fn get(&self, name: &EntryName) -> Result<Option<Found>> {
         let found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(found.get(name).filter(|found| self.clock.now() < found.expires).cloned())
+        Ok(found
+            .get(name)
+            .filter(|found| self.clock.now() < found.expires)
+            .cloned())
     }
 
     async fn put(&self, name: &EntryName, record: &Record, expires: Timestamp) -> Result<()> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        found.insert(name.clone(), Found { record: record.clone(), expires });
+        found.insert(
+            name.clone(),
+            Found {
+                record: record.clone(),
+                expires,
+            },
+        );
         Ok(())
     }
 
     async fn delete(&self, name: &EntryName) -> Result<bool> {
         let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(found.remove(name).is_some_and(|found| self.clock.now() < found.expires))
+        Ok(found
+            .remove(name)
+            .is_some_and(|found| self.clock.now() < found.expires))
     }
 }
 

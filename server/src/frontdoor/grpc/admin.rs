@@ -33,7 +33,10 @@ impl Admin {
             let counters = snapshot(&counters);
             add(&mut total, &counters);
             if wanted.is_empty() || wanted == namespace {
-                namespaces.push(NamespaceStats { namespace, counters: Some(counters) });
+                namespaces.push(NamespaceStats {
+                    namespace,
+                    counters: Some(counters),
+                });
             }
         }
         Ok(StatsResponse {
@@ -108,7 +111,10 @@ impl AdminService for Admin {
         &self,
         request: Request<StatsRequest>,
     ) -> Result<Response<StatsResponse>, Status> {
-        self.stats(request.into_inner()).await.map(Response::new).map_err(status)
+        self.stats(request.into_inner())
+            .await
+            .map(Response::new)
+            .map_err(status)
     }
 
     async fn reset(&self, _: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
@@ -117,7 +123,9 @@ impl AdminService for Admin {
     }
 
     async fn config(&self, _: Request<ConfigRequest>) -> Result<Response<ConfigResponse>, Status> {
-        Ok(Response::new(ConfigResponse { toml: self.engine.config().to_toml() }))
+        Ok(Response::new(ConfigResponse {
+            toml: self.engine.config().to_toml(),
+        }))
     }
 
     async fn flush(&self, _: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {

@@ -37,7 +37,10 @@ impl Cache {
     async fn get(&self, request: GetRequest) -> Result<GetResponse> {
         let _request = self.requests.admit()?;
         let options = decode::read_options(request.options)?;
-        let answer = self.engine.get(&request.namespace, request.key, options).await?;
+        let answer = self
+            .engine
+            .get(&request.namespace, request.key, options)
+            .await?;
         Ok(GetResponse {
             provenance: Some(encode::provenance(&answer.provenance)),
             entry: answer.hit.map(encode::entry),
@@ -48,7 +51,15 @@ impl Cache {
     async fn put(&self, request: PutRequest) -> Result<PutResponse> {
         let _request = self.requests.admit()?;
         let options = decode::put_options(request.options.as_ref(), request.ttl.as_ref())?;
-        let PutRequest { namespace, key, value, metadata, content_type, tags, .. } = request;
+        let PutRequest {
+            namespace,
+            key,
+            value,
+            metadata,
+            content_type,
+            tags,
+            ..
+        } = request;
         let entry = decode::entry(value, content_type, metadata, tags)?;
         let written = self.engine.put(&namespace, key, entry, options).await?;
         Ok(encode::put_response(&written))
@@ -57,7 +68,10 @@ impl Cache {
     async fn exists(&self, request: ExistsRequest) -> Result<ExistsResponse> {
         let _request = self.requests.admit()?;
         let options = decode::read_options(request.options)?;
-        let answer = self.engine.exists(&request.namespace, request.key, options).await?;
+        let answer = self
+            .engine
+            .exists(&request.namespace, request.key, options)
+            .await?;
         Ok(ExistsResponse {
             exists: answer.remaining.is_some(),
             ttl: answer.remaining.map(encode::duration),
@@ -81,7 +95,10 @@ impl Cache {
         let _request = self.requests.admit()?;
         let begun = Instant::now();
         let options = decode::read_options(request.options)?;
-        let answers = self.engine.get_many(&request.namespace, request.keys, options).await?;
+        let answers = self
+            .engine
+            .get_many(&request.namespace, request.keys, options)
+            .await?;
         let mut room = BATCH_BYTES_MAX;
         let mut source = Source::None;
         let items = answers
@@ -101,8 +118,15 @@ impl Cache {
             })
             .collect();
         let lookup = Some(begun.elapsed());
-        let provenance = Provenance { source, lookup, ..Provenance::default() };
-        Ok(GetManyResponse { items, provenance: Some(encode::provenance(&provenance)) })
+        let provenance = Provenance {
+            source,
+            lookup,
+            ..Provenance::default()
+        };
+        Ok(GetManyResponse {
+            items,
+            provenance: Some(encode::provenance(&provenance)),
+        })
     }
 
     async fn put_many(&self, request: PutManyRequest) -> Result<PutManyResponse> {
@@ -110,8 +134,13 @@ impl Cache {
         let begun = Instant::now();
         check_batch("items", request.items.len())?;
         let options = request.options.unwrap_or_default();
-        if matches!(options.condition, Some(v1::write_options::Condition::IfVersion(_))) {
-            return Err(Error::invalid("options.if_version: cannot be used with PutMany"));
+        if matches!(
+            options.condition,
+            Some(v1::write_options::Condition::IfVersion(_))
+        ) {
+            return Err(Error::invalid(
+                "options.if_version: cannot be used with PutMany",
+            ));
         }
         let mut results = Vec::with_capacity(request.items.len());
         let mut source = Source::None;
@@ -129,8 +158,15 @@ impl Cache {
             }
         }
         let store = Some(begun.elapsed());
-        let provenance = Provenance { source, store, ..Provenance::default() };
-        Ok(PutManyResponse { results, provenance: Some(encode::provenance(&provenance)) })
+        let provenance = Provenance {
+            source,
+            store,
+            ..Provenance::default()
+        };
+        Ok(PutManyResponse {
+            results,
+            provenance: Some(encode::provenance(&provenance)),
+        })
     }
 
     async fn put_item(
@@ -140,12 +176,30 @@ impl Cache {
         options: &v1::WriteOptions,
     ) -> Result<PutManyResult> {
         let options = decode::put_options(Some(options), item.ttl.as_ref())?;
-        let PutManyItem { key, value, metadata, content_type, tags, .. } = item;
+        let PutManyItem {
+            key,
+            value,
+            metadata,
+            content_type,
+            tags,
+            ..
+        } = item;
         let entry = decode::entry(value, content_type, metadata, tags)?;
         let written = self.engine.put(namespace, key, entry, options).await?;
-        let PutResponse { version, expire_time, local_outcome, shared_outcome, .. } =
-            encode::put_response(&written);
-        Ok(PutManyResult { version, expire_time, local_outcome, shared_outcome, fault: None })
+        let PutResponse {
+            version,
+            expire_time,
+            local_outcome,
+            shared_outcome,
+            ..
+        } = encode::put_response(&written);
+        Ok(PutManyResult {
+            version,
+            expire_time,
+            local_outcome,
+            shared_outcome,
+            fault: None,
+        })
     }
 }
 
@@ -168,7 +222,12 @@ fn no_room() -> GetManyItem {
 
 fn faulty(error: &Error) -> GetManyItem {
     let tier = v1::Tier::None.into();
-    GetManyItem { entry: None, fault: Some(encode::fault(error)), tier, stale: false }
+    GetManyItem {
+        entry: None,
+        fault: Some(encode::fault(error)),
+        tier,
+        stale: false,
+    }
 }
 
 fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {

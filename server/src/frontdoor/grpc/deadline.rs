@@ -21,15 +21,13 @@ pub(super) async fn answer<T>(
 ) -> Result<Response<T>, Status> {
     let result = match deadline {
         None => request.await,
-        Some(deadline) => {
-            match timeout(deadline.saturating_sub(TIMER_RESOLUTION), request).await {
-                Ok(result) => result,
-                Err(_) => {
-                    let text = format!("the caller's deadline of {deadline:?} has passed");
-                    return Err(Status::deadline_exceeded(text));
-                }
+        Some(deadline) => match timeout(deadline.saturating_sub(TIMER_RESOLUTION), request).await {
+            Ok(result) => result,
+            Err(_) => {
+                let text = format!("the caller's deadline of {deadline:?} has passed");
+                return Err(Status::deadline_exceeded(text));
             }
-        }
+        },
     };
     result.map(Response::new).map_err(status)
 }
@@ -45,7 +43,9 @@ fn parse(header: &[u8]) -> Option<Duration> {
     if !(1..=8).contains(&digits.len()) || !digits.iter().all(u8::is_ascii_digit) {
         return None;
     }
-    let count = digits.iter().fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
+    let count = digits
+        .iter()
+        .fold(0_u64, |sum, digit| sum * 10 + u64::from(digit - b'0'));
     Some(match unit {
         b'H' => Duration::from_secs(count * 3600),
         b'M' => Duration::from_secs(count * 60),
@@ -84,10 +84,14 @@ mod tests {
     #[tokio::test]
     async fn a_request_that_takes_too_long_is_told_so() {
         let never = std::future::pending::<Result<()>>();
-        let status = answer(Some(Duration::from_millis(50)), never).await.expect_err("too long");
+        let status = answer(Some(Duration::from_millis(50)), never)
+            .await
+            .expect_err("too long");
         assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
         let at_once = std::future::ready(Ok(1));
-        let reply = answer(Some(Duration::ZERO), at_once).await.expect("was ready");
+        let reply = answer(Some(Duration::ZERO), at_once)
+            .await
+            .expect("was ready");
         assert_eq!(reply.into_inner(), 1);
     }
 }

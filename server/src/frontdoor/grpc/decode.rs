@@ -16,11 +16,15 @@ use crate::{
 /// A span of time that must not be negative.
 pub(super) fn duration(field: &str, duration: &prost_types::Duration) -> Result<Duration> {
     let seconds = u64::try_from(duration.seconds);
-    let nanos = u32::try_from(duration.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
+    let nanos = u32::try_from(duration.nanos)
+        .ok()
+        .filter(|nanos| *nanos < 1_000_000_000);
     match (seconds, nanos) {
         (Ok(seconds), Some(nanos)) => {
             let exact = Duration::new(seconds, nanos);
-            Ok(Duration::from_millis(u64::try_from(exact.as_millis()).unwrap_or(u64::MAX)))
+            Ok(Duration::from_millis(
+                u64::try_from(exact.as_millis()).unwrap_or(u64::MAX),
+            ))
         }
         _ => Err(Error::invalid(format!(
             "{field}: {}s {}ns is not a span of time of zero or more",
@@ -30,7 +34,9 @@ pub(super) fn duration(field: &str, duration: &prost_types::Duration) -> Result<
 }
 
 pub(super) fn read_options(options: Option<v1::ReadOptions>) -> Result<ReadOptions> {
-    let Some(options) = options else { return Ok(ReadOptions::default()) };
+    let Some(options) = options else {
+        return Ok(ReadOptions::default());
+    };
     if let Some(max_stale) = &options.max_stale {
         // Checked here, used as soon as there is a shared tier to be away from.
         duration("options.max_stale", max_stale)?;
@@ -64,7 +70,11 @@ pub(super) fn put_options(
             return Err(Error::new(Kind::Unsupported, text));
         }
     }
-    Ok(PutOptions { ttl, mode, condition })
+    Ok(PutOptions {
+        ttl,
+        mode,
+        condition,
+    })
 }
 
 fn write_mode(mode: i32) -> Result<WriteMode> {
@@ -72,7 +82,9 @@ fn write_mode(mode: i32) -> Result<WriteMode> {
         Ok(v1::WriteMode::Unspecified | v1::WriteMode::Through) => Ok(WriteMode::Through),
         Ok(v1::WriteMode::Local) => Ok(WriteMode::Local),
         Ok(v1::WriteMode::Shared) => Ok(WriteMode::Shared),
-        Err(_) => Err(Error::invalid(format!("options.mode: {mode} is no write mode"))),
+        Err(_) => Err(Error::invalid(format!(
+            "options.mode: {mode} is no write mode"
+        ))),
     }
 }
 
@@ -82,7 +94,10 @@ pub(super) fn entry(
     metadata: HashMap<String, String>,
     tags: Vec<String>,
 ) -> Result<Entry> {
-    Ok(Entry { value, attributes: Attributes::new(content_type, metadata, tags)? })
+    Ok(Entry {
+        value,
+        attributes: Attributes::new(content_type, metadata, tags)?,
+    })
 }
 
 pub(super) fn target(target: Option<v1::invalidate_request::Target>) -> Result<Target> {
@@ -94,7 +109,9 @@ pub(super) fn target(target: Option<v1::invalidate_request::Target>) -> Result<T
         Some(Wire::Tag(tag)) => Ok(Target::Tag(tag)),
         Some(Wire::All(true)) => Ok(Target::All),
         Some(Wire::All(false)) => Err(Error::invalid("all: must be true when it is set")),
-        None => Err(Error::invalid("target: one of keys, prefix, pattern, tag, all must be set")),
+        None => Err(Error::invalid(
+            "target: one of keys, prefix, pattern, tag, all must be set",
+        )),
     }
 }
 
@@ -105,7 +122,10 @@ mod tests {
     #[test]
     fn durations_are_checked_and_cut_to_milliseconds() {
         let of = |seconds, nanos| duration("ttl", &prost_types::Duration { seconds, nanos });
-        assert_eq!(of(1, 1_999_999).expect("valid"), Duration::from_millis(1001));
+        assert_eq!(
+            of(1, 1_999_999).expect("valid"),
+            Duration::from_millis(1001)
+        );
         assert_eq!(of(0, 0).expect("valid"), Duration::ZERO);
         for (seconds, nanos) in [(-1, 0), (0, -1), (0, 1_000_000_000), (i64::MIN, 0)] {
             let error = of(seconds, nanos).expect_err("no span");

@@ -80,5 +80,8 @@ pub(super) fn put_response(written: &Written) -> v1::PutResponse {
 pub(super) fn fault(error: &Error) -> v1::Fault {
     // Codes are small numbers; the cast cannot lose anything.
     let code = u32::try_from(code(error.kind()) as i32).unwrap_or(2);
-    v1::Fault { code, message: error.message().to_owned() }
+    v1::Fault {
+        code,
+        message: error.message().to_owned(),
+    }
 }

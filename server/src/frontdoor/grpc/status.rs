@@ -52,7 +52,10 @@ mod tests {
         ];
         for (kind, expected) in table {
             let status = status(Error::new(kind, "what happened"));
-            assert_eq!((status.code(), status.message()), (expected, "what happened"));
+            assert_eq!(
+                (status.code(), status.message()),
+                (expected, "what happened")
+            );
         }
     }
 

@@ -50,7 +50,10 @@ mod tests {
         for disk in [64, 100, 256, 4096, 1 << 20] {
             for memory in [16, 128, 4096] {
                 let sizes = Sizes::new(Size(disk * MIB), Size(memory * MIB));
-                assert!(sizes.data_files >= disk * MIB / 2, "{disk} {memory} {sizes:?}");
+                assert!(
+                    sizes.data_files >= disk * MIB / 2,
+                    "{disk} {memory} {sizes:?}"
+                );
                 assert!(sizes.data_files + sizes.write_ahead_log < disk * MIB);
                 let buffers = WRITE_BUFFERS * sizes.write_buffer;
                 assert_eq!(buffers + sizes.hot + sizes.block_cache, memory * MIB);

@@ -49,7 +49,13 @@ impl Envelope {
         }
         let number = |at: usize| envelope[at..at + 8].try_into().ok().map(u64::from_le_bytes);
         let expires = Timestamp::from_millis(number(8)?);
-        Some((Self { expires, position: number(16)? }, record))
+        Some((
+            Self {
+                expires,
+                position: number(16)?,
+            },
+            record,
+        ))
     }
 }
 
@@ -67,7 +73,10 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_is_noticed() {
-        let envelope = Envelope { expires: Timestamp::from_millis(77), position: 1 << 40 };
+        let envelope = Envelope {
+            expires: Timestamp::from_millis(77),
+            position: 1 << 40,
+        };
         let good = envelope.wrap(b"record");
         assert_eq!(Envelope::unwrap(&good), Some((envelope, &b"record"[..])));
         for bit in 0..ENVELOPE_BYTES * 8 {

@@ -50,7 +50,9 @@ impl Health {
 
     /// The error of a write while failing.
     pub(super) fn unavailable(&self) -> Error {
-        let reason = self.trouble().unwrap_or_else(|| "local tier: being repaired".into());
+        let reason = self
+            .trouble()
+            .unwrap_or_else(|| "local tier: being repaired".into());
         Error::new(Kind::Unavailable, reason)
     }
 
@@ -76,7 +78,10 @@ impl Health {
     /// While failing: as [`Health::doubt`] for everything.
     pub(super) fn doubt_everything(&self) -> bool {
         let mut guard = self.lock();
-        guard.as_mut().map(|trouble| trouble.everything = true).is_some()
+        guard
+            .as_mut()
+            .map(|trouble| trouble.everything = true)
+            .is_some()
     }
 
     /// Notes a failure; `name` is what could not be changed, `None` a whole selection.
@@ -105,7 +110,9 @@ impl Health {
 
     /// Whether the store must be begun anew, and whether what is there is damaged.
     pub(super) fn verdict(&self) -> (bool, bool) {
-        self.lock().as_ref().map_or((false, false), |it| (it.everything, it.damaged))
+        self.lock()
+            .as_ref()
+            .map_or((false, false), |it| (it.everything, it.damaged))
     }
 
     /// Hands `remove` the doubtful names until none is left, then ends the trouble. An error of
@@ -121,7 +128,9 @@ impl Health {
             };
             remove(&names)?;
             let mut guard = self.lock();
-            let Some(trouble) = guard.as_mut() else { return Ok(()) };
+            let Some(trouble) = guard.as_mut() else {
+                return Ok(());
+            };
             for name in &names {
                 trouble.doubtful.remove(name);
             }
@@ -195,7 +204,12 @@ mod tests {
         assert_eq!(health.resolve(|_| Err("still full")), Err("still full"));
         assert!(health.doubts(&failed));
         let mut removed = Vec::new();
-        health.resolve(|names| Ok::<_, ()>(removed.extend_from_slice(names))).expect("works");
+        health
+            .resolve(|names| {
+                removed.extend_from_slice(names);
+                Ok::<_, ()>(())
+            })
+            .expect("works");
         assert_eq!(removed, std::slice::from_ref(&failed));
         assert!(!health.doubts(&failed) && !health.is_failing());
     }

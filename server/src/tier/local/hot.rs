@@ -82,7 +82,10 @@ impl Hot {
     /// How the name's fences stand. To be taken before the store is asked.
     pub(super) fn ticket(&self, name: &EntryName) -> Ticket {
         let name = self.fence(name).load(Ordering::SeqCst);
-        Ticket { name, all: self.all.load(Ordering::SeqCst) }
+        Ticket {
+            name,
+            all: self.all.load(Ordering::SeqCst),
+        }
     }
 
     /// The record of this name, if it has not been changed since it was read.
@@ -101,7 +104,14 @@ impl Hot {
     ) {
         if record.as_bytes().len() <= self.record_bytes_max {
             let record = record.clone();
-            self.kept.insert(name.clone(), Kept { ticket, envelope, record });
+            self.kept.insert(
+                name.clone(),
+                Kept {
+                    ticket,
+                    envelope,
+                    record,
+                },
+            );
         }
     }
 
@@ -136,7 +146,10 @@ mod tests {
     };
 
     const END: Timestamp = Timestamp::from_millis(9);
-    const ENVELOPE: Envelope = Envelope { expires: END, position: 0 };
+    const ENVELOPE: Envelope = Envelope {
+        expires: END,
+        position: 0,
+    };
 
     #[test]
     fn what_was_read_before_a_change_is_not_served_after_it() {
@@ -170,7 +183,12 @@ mod tests {
             assert!(hot.bytes() <= 100_000);
         }
         let large = name("n", "large");
-        hot.keep(hot.ticket(&large), &large, ENVELOPE, &record(1, 17 << 10, END));
+        hot.keep(
+            hot.ticket(&large),
+            &large,
+            ENVELOPE,
+            &record(1, 17 << 10, END),
+        );
         assert!(hot.get(&large).is_none());
     }
 }

@@ -70,7 +70,10 @@ async fn look_around(inner: &Arc<Inner>) {
     if inner.health.is_failing() {
         return;
     }
-    let (worker, slot) = (Arc::clone(inner), Arc::clone(&inner.store).read_owned().await);
+    let (worker, slot) = (
+        Arc::clone(inner),
+        Arc::clone(&inner.store).read_owned().await,
+    );
     let _ = off_thread(move || {
         let Some(store) = &*slot else { return };
         let owned = {
@@ -116,7 +119,11 @@ async fn refresh_one(inner: &Arc<Inner>, name: &EntryName) {
         };
         let bytes = (ENVELOPE_BYTES + record.len()) as u64;
         let position = worker.position.fetch_add(bytes, Ordering::Relaxed);
-        let value = Envelope { position, ..envelope }.wrap(&record);
+        let value = Envelope {
+            position,
+            ..envelope
+        }
+        .wrap(&record);
         let written = store.write(name.as_bytes(), &value);
         worker.hot.changed(&name);
         match written {
@@ -133,7 +140,9 @@ async fn repair(inner: &Arc<Inner>) -> bool {
     match off_thread(move || probe(&worker.data_dir)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            inner.health.still(format!("local tier: data directory takes no writes: {error}"));
+            inner.health.still(format!(
+                "local tier: data directory takes no writes: {error}"
+            ));
             return false;
         }
         Err(_) => return false,
@@ -224,7 +233,8 @@ impl Inner {
             &self.clock,
             &self.counts.swept,
         )?;
-        self.position.fetch_max(store.position()?, Ordering::Relaxed);
+        self.position
+            .fetch_max(store.position()?, Ordering::Relaxed);
         Ok(store)
     }
 
@@ -234,7 +244,11 @@ impl Inner {
         self.counts.set_asides.fetch_add(1, Ordering::Relaxed);
         let failed = |error| unusable(&self.data_dir, error);
         for entry in fs::read_dir(&self.data_dir).map_err(failed)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(DAMAGED_PREFIX) {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(DAMAGED_PREFIX)
+            {
                 fs::remove_dir_all(entry.path()).map_err(failed)?;
             }
         }
@@ -242,9 +256,10 @@ impl Inner {
         let aside = self.data_dir.join(aside);
         fs::rename(store_dir(&self.data_dir), &aside).map_err(failed)?;
         for entry in fs::read_dir(&aside).map_err(failed)?.flatten() {
-            let data = entry.path().extension().is_some_and(|it| {
-                ["sst", "blob", "log"].iter().any(|kind| it == *kind)
-            });
+            let data = entry
+                .path()
+                .extension()
+                .is_some_and(|it| ["sst", "blob", "log"].iter().any(|kind| it == *kind));
             if data {
                 fs::remove_file(entry.path()).map_err(failed)?;
             }
@@ -262,7 +277,9 @@ impl Inner {
         drop(store);
         let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(mut owner) = owner.take() {
-            owner.note_closed().map_err(|error| unusable(&self.data_dir, error))?;
+            owner
+                .note_closed()
+                .map_err(|error| unusable(&self.data_dir, error))?;
         }
         Ok(())
     }
@@ -299,6 +316,9 @@ fn discard(data_dir: &Path) -> Result<()> {
 }
 
 fn unusable(data_dir: &Path, error: io::Error) -> Error {
-    let text = format!("local tier: data directory {} cannot be used", data_dir.display());
+    let text = format!(
+        "local tier: data directory {} cannot be used",
+        data_dir.display()
+    );
     Error::new(Kind::Unavailable, text).caused_by(error)
 }

@@ -69,7 +69,11 @@ impl Owner {
             || field(&before, "closed") == Some("true")
             || field(&before, "boot") == Some(boot_id().as_str());
         let intact = readable && in_order;
-        let mut owner = Self { file, path, listen: listen.to_owned() };
+        let mut owner = Self {
+            file,
+            path,
+            listen: listen.to_owned(),
+        };
         owner.write(false).map_err(unusable)?;
         Ok((owner, if intact { Left::Intact } else { Left::PowerCut }))
     }
@@ -92,8 +96,7 @@ impl Owner {
     fn write(&mut self, closed: bool) -> io::Result<()> {
         let pid = std::process::id();
         let (listen, boot) = (&self.listen, boot_id());
-        let text =
-            format!("pid = {pid}\nlisten = {listen}\nboot = {boot}\nclosed = {closed}\n");
+        let text = format!("pid = {pid}\nlisten = {listen}\nboot = {boot}\nclosed = {closed}\n");
         self.file.rewind()?;
         self.file.write_all(text.as_bytes())?;
         self.file.set_len(text.len() as u64)?;
@@ -105,7 +108,9 @@ fn held_by_another(dir: &Path, file: &mut File) -> Error {
     let mut text = String::new();
     let _ = file.read_to_string(&mut text);
     let pid = field(&text, "pid").unwrap_or("unknown").to_owned();
-    let listen = field(&text, "listen").unwrap_or("an unknown address").to_owned();
+    let listen = field(&text, "listen")
+        .unwrap_or("an unknown address")
+        .to_owned();
     Error::new(
         Kind::Held,
         format!(
@@ -117,7 +122,8 @@ fn held_by_another(dir: &Path, file: &mut File) -> Error {
 }
 
 fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "))
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(" = "))
 }
 
 /// The kernel's id of this boot; empty, which equals itself, where there is none.
@@ -141,7 +147,10 @@ mod tests {
         assert!(error.message().contains(&pid), "{error}");
         assert!(error.message().contains("127.0.0.1:7466"), "{error}");
         drop(owner);
-        assert_eq!(Owner::take(dir.path(), "x").expect("free again").1, Left::Intact);
+        assert_eq!(
+            Owner::take(dir.path(), "x").expect("free again").1,
+            Left::Intact
+        );
     }
 
     #[test]
@@ -149,12 +158,19 @@ mod tests {
         let dir = tempfile::tempdir().expect("tempdir");
         let path = dir.path().join(LOCK_FILE);
         fs::write(&path, "pid = 1\nlisten = x\nboot = other\nclosed = false\n").expect("writes");
-        assert_eq!(Owner::take(dir.path(), "x").expect("free").1, Left::PowerCut);
+        assert_eq!(
+            Owner::take(dir.path(), "x").expect("free").1,
+            Left::PowerCut
+        );
         fs::write(&path, "pid = 1\nlisten = x\nboot = other\nclosed = true\n").expect("writes");
         let (mut owner, left) = Owner::take(dir.path(), "x").expect("free");
         assert_eq!(left, Left::Intact);
         owner.note_closed().expect("writes");
-        assert!(fs::read_to_string(&path).expect("reads").contains("closed = true"));
+        assert!(
+            fs::read_to_string(&path)
+                .expect("reads")
+                .contains("closed = true")
+        );
         assert!(owner.is_in_place());
         fs::remove_file(&path).expect("removes");
         assert!(!owner.is_in_place());

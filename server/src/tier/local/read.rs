@@ -120,13 +120,16 @@ impl LocalTier {
             Lookup::OnDisk => {}
         }
         let name = name.clone();
-        self.blocking(move |store| store.read(name.as_bytes(), read)).await
+        self.blocking(move |store| store.read(name.as_bytes(), read))
+            .await
     }
 
     fn stored_in_memory<T>(&self, name: &EntryName, read: fn(&[u8]) -> T) -> Result<Lookup<T>> {
         // A store under repair is a tier that cannot be used now, not one to wait for.
         let slot = self.inner.store.try_read().map_err(|_| closed())?;
-        slot.as_ref().ok_or_else(closed)?.read_in_memory(name.as_bytes(), read)
+        slot.as_ref()
+            .ok_or_else(closed)?
+            .read_in_memory(name.as_bytes(), read)
     }
 
     /// A damaged record is a miss, is removed and is counted (P3).
@@ -156,9 +159,15 @@ fn head_of(value: &[u8]) -> Option<(Envelope, Head)> {
 /// Copied out: what RocksDB returns pins a block, or is its own copy.
 fn record_of(value: &[u8]) -> Option<(Envelope, Record)> {
     let (envelope, record) = Envelope::unwrap(value)?;
-    Some((envelope, Record::decode(Bytes::copy_from_slice(record)).ok()?))
+    Some((
+        envelope,
+        Record::decode(Bytes::copy_from_slice(record)).ok()?,
+    ))
 }
 
 fn found((envelope, record): (Envelope, Record)) -> Found {
-    Found { record, expires: envelope.expires }
+    Found {
+        record,
+        expires: envelope.expires,
+    }
 }

@@ -41,7 +41,9 @@ impl Selection {
     }
 
     fn selects(&self, name: &[u8]) -> bool {
-        let Self::Pattern(glob) = self else { return true };
+        let Self::Pattern(glob) = self else {
+            return true;
+        };
         let key = EntryName::key_of(name).and_then(|key| std::str::from_utf8(key).ok());
         key.is_some_and(|key| glob.matches(key))
     }
@@ -133,7 +135,11 @@ fn slice(
     selection: &Selection,
     now: Timestamp,
 ) -> Result<Slice> {
-    let mut found = Slice { names: Vec::new(), live: 0, next: None };
+    let mut found = Slice {
+        names: Vec::new(),
+        live: 0,
+        next: None,
+    };
     let mut seen = 0;
     store.scan(prefix, from, |name, value| {
         if seen == SLICE {

@@ -15,22 +15,19 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use rocksdb::{
     BlockBasedOptions, Cache, DB, DBCompactionStyle, DBCompressionType, DBRecoveryMode, ErrorKind,
-    FifoCompactOptions, LogLevel, Options, ReadOptions, ReadTier, WriteBatch,
-    WriteOptions,
-    compaction_filter::{CompactionFilter, Decision},
-    compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
+    FifoCompactOptions, LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
 };
 
 use super::{
     budget::{Sizes, WRITE_BUFFERS},
-    envelope::Envelope,
+    sweep::{SweeperFactory, Swept},
 };
 use crate::{
     clock::Clock,
@@ -46,13 +43,7 @@ const TABLES_TARGET: i32 = 16;
 /// Tables below which merging is left off.
 const TABLES_MIN: usize = 8;
 /// Where the position is kept; no entry's name begins with a zero byte.
-const POSITION_KEY: &[u8] = b"\0position";
-
-/// Counts that compaction threads write.
-#[derive(Debug, Default)]
-pub(super) struct Swept {
-    pub(super) expired: AtomicU64,
-}
+pub(super) const POSITION_KEY: &[u8] = b"\0position";
 
 /// An open store.
 pub(super) struct Store {
@@ -130,7 +121,9 @@ impl Store {
     /// Reads wherever it lies. Blocks.
     pub(super) fn read<T>(&self, name: &[u8], read: impl FnOnce(&[u8]) -> T) -> Result<Option<T>> {
         let value = self.db.get_pinned_opt(name, &self.anywhere);
-        Ok(value.map_err(|error| store_error(&error))?.map(|value| read(&value)))
+        Ok(value
+            .map_err(|error| store_error(&error))?
+            .map(|value| read(&value)))
     }
 
     /// Writes if it can be done without waiting; `false` when it cannot.
@@ -144,7 +137,9 @@ impl Store {
 
     /// Writes. Blocks.
     pub(super) fn write(&self, name: &[u8], value: &[u8]) -> Result<()> {
-        self.db.put_opt(name, value, &self.may_wait).map_err(|error| store_error(&error))
+        self.db
+            .put_opt(name, value, &self.may_wait)
+            .map_err(|error| store_error(&error))
     }
 
     /// Removes a name if it can be done without waiting; `false` when it cannot.
@@ -158,7 +153,9 @@ impl Store {
 
     /// Removes a name. Blocks.
     pub(super) fn delete(&self, name: &[u8]) -> Result<()> {
-        self.db.delete_opt(name, &self.may_wait).map_err(|error| store_error(&error))
+        self.db
+            .delete_opt(name, &self.may_wait)
+            .map_err(|error| store_error(&error))
     }
 
     /// Removes these names in one write. Blocks.
@@ -167,7 +164,9 @@ impl Store {
         for name in names {
             batch.delete(name);
         }
-        self.db.write_opt(batch, &self.may_wait).map_err(|error| store_error(&error))
+        self.db
+            .write_opt(batch, &self.may_wait)
+            .map_err(|error| store_error(&error))
     }
 
     /// Calls `visit` with names and values in order, from `from` on and below `prefix`'s end,
@@ -194,7 +193,9 @@ impl Store {
 
     /// The position that was last kept; 0 for a new store. Blocks.
     pub(super) fn position(&self) -> Result<u64> {
-        let stored = self.read(POSITION_KEY, |value| value.try_into().map(u64::from_le_bytes))?;
+        let stored = self.read(POSITION_KEY, |value| {
+            value.try_into().map(u64::from_le_bytes)
+        })?;
         Ok(stored.and_then(std::result::Result::ok).unwrap_or(0))
     }
 
@@ -218,7 +219,11 @@ impl Store {
 
     /// Keys, as the store estimates them.
     pub(super) fn keys_estimate(&self) -> u64 {
-        self.db.property_int_value(c"rocksdb.estimate-num-keys").ok().flatten().unwrap_or(0)
+        self.db
+            .property_int_value(c"rocksdb.estimate-num-keys")
+            .ok()
+            .flatten()
+            .unwrap_or(0)
     }
 
     /// Whether the store's directory is still where it was opened.
@@ -234,7 +239,9 @@ impl Store {
         let tables = self.db.live_files().map_err(|error| store_error(&error))?;
         // A few tables say nothing yet, and need no merging.
         let even = tables.len() >= TABLES_MIN
-            && tables.iter().all(|table| table.size as u64 >= self.sizes.write_buffer / 8);
+            && tables
+                .iter()
+                .all(|table| table.size as u64 >= self.sizes.write_buffer / 8);
         if even == self.merging.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -301,50 +308,12 @@ fn options(sizes: &Sizes, cache: &Cache, longest_lifetime: Duration) -> Options 
     options
 }
 
-/// Drops expired records when tables are merged. Runs on several threads and must not panic.
-struct Sweeper {
-    now: crate::clock::Timestamp,
-    swept: Arc<Swept>,
-}
-
-impl CompactionFilter for Sweeper {
-    fn filter(&mut self, _level: u32, name: &[u8], value: &[u8]) -> Decision {
-        // What does not decode is left for a read to find and count.
-        let expired =
-            Envelope::unwrap(value).is_some_and(|(envelope, _)| envelope.expires <= self.now);
-        if expired && name != POSITION_KEY {
-            self.swept.expired.fetch_add(1, Ordering::Relaxed);
-            return Decision::Remove;
-        }
-        Decision::Keep
-    }
-
-    fn name(&self) -> &CStr {
-        c"pannier.sweeper"
-    }
-}
-
-struct SweeperFactory {
-    clock: Clock,
-    swept: Arc<Swept>,
-}
-
-impl CompactionFilterFactory for SweeperFactory {
-    type Filter = Sweeper;
-
-    fn create(&mut self, _context: CompactionFilterContext) -> Sweeper {
-        Sweeper { now: self.clock.now(), swept: Arc::clone(&self.swept) }
-    }
-
-    fn name(&self) -> &CStr {
-        c"pannier.sweeper"
-    }
-}
-
 /// Bytes on disk of everything under `path`, as the file system allocates them. Blocks.
 pub(super) fn disk_bytes(path: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    let Ok(entries) = fs::read_dir(path) else { return 0 };
+    let Ok(entries) = fs::read_dir(path) else {
+        return 0;
+    };
     let size = |entry: fs::DirEntry| match entry.metadata() {
         Ok(meta) if meta.is_dir() => disk_bytes(&entry.path()),
         Ok(meta) => meta.blocks() * 512,

@@ -47,7 +47,11 @@ async fn open_with(dir: &Path, clock: &Clock, disk: u64) -> Opened {
     let stop = CancellationToken::new();
     let opened = LocalTier::open(&config, LONG, "test", clock.clone(), stop.clone());
     let (tier, maintenance) = opened.await.expect("opens");
-    Opened { tier, maintenance, stop }
+    Opened {
+        tier,
+        maintenance,
+        stop,
+    }
 }
 
 async fn open(dir: &Path, clock: &Clock) -> Opened {
@@ -74,13 +78,26 @@ async fn entries_survive_an_orderly_close() {
     let clock = Clock::mock(START);
     let (small, large) = (record(1, 100, end()), record(2, 1 << 20, end()));
     let opened = open(dir.path(), &clock).await;
-    opened.tier.put(&name("n", "small"), &small, end()).await.expect("puts");
-    opened.tier.put(&name("n", "large"), &large, end()).await.expect("puts");
+    opened
+        .tier
+        .put(&name("n", "small"), &small, end())
+        .await
+        .expect("puts");
+    opened
+        .tier
+        .put(&name("n", "large"), &large, end())
+        .await
+        .expect("puts");
     opened.close().await;
 
     let opened = open(dir.path(), &clock).await;
     for (key, record) in [("small", &small), ("large", &large)] {
-        let found = opened.tier.get(&name("n", key)).await.expect("works").expect("is there");
+        let found = opened
+            .tier
+            .get(&name("n", key))
+            .await
+            .expect("works")
+            .expect("is there");
         assert_eq!(found.record.as_bytes(), record.as_bytes());
     }
     opened.close().await;
@@ -94,18 +111,32 @@ async fn conditions_are_decided_against_what_is_live() {
     let (tier, key) = (&opened.tier, name("n", "k"));
     let (first, second) = (record(1, 50, end()), record(2, 50, end()));
     let put = async |record: &Record, expires, condition| {
-        tier.put_if(&key, record, expires, condition).await.expect("works")
+        tier.put_if(&key, record, expires, condition)
+            .await
+            .expect("works")
     };
     let soon = START.after(Duration::from_millis(10));
     let missing = Condition::Version(first.head().stamp);
     assert_eq!(put(&first, soon, missing).await, Stored::Refused);
     assert_eq!(put(&first, soon, Condition::Absent).await, Stored::Written);
-    assert_eq!(put(&second, end(), Condition::Absent).await, Stored::Refused);
+    assert_eq!(
+        put(&second, end(), Condition::Absent).await,
+        Stored::Refused
+    );
     let wrong = Condition::Version(second.head().stamp);
     assert_eq!(put(&second, end(), wrong).await, Stored::Refused);
     let kept = put(&first, end(), Condition::AbsentOrSame).await;
-    assert_eq!(kept, Stored::Kept { head: *first.head(), expires: soon });
-    assert_eq!(put(&second, end(), Condition::AbsentOrSame).await, Stored::Refused);
+    assert_eq!(
+        kept,
+        Stored::Kept {
+            head: *first.head(),
+            expires: soon
+        }
+    );
+    assert_eq!(
+        put(&second, end(), Condition::AbsentOrSame).await,
+        Stored::Refused
+    );
     let right = Condition::Version(first.head().stamp);
     assert_eq!(put(&second, soon, right).await, Stored::Written);
     // What has ended is as good as absent.
@@ -127,11 +158,16 @@ async fn of_many_that_put_if_absent_one_wins() {
             let (tier, key) = (opened.tier.clone(), name("n", &format!("k{round}")));
             let record = record(seed, if seed % 2 == 0 { 50 } else { 40 << 10 }, end());
             tasks.spawn(async move {
-                tier.put_if(&key, &record, end(), Condition::Absent).await.expect("works")
+                tier.put_if(&key, &record, end(), Condition::Absent)
+                    .await
+                    .expect("works")
             });
         }
         let outcomes = tasks.join_all().await;
-        let won = outcomes.iter().filter(|stored| **stored == Stored::Written).count();
+        let won = outcomes
+            .iter()
+            .filter(|stored| **stored == Stored::Written)
+            .count();
         assert_eq!(won, 1, "round {round}");
     }
     opened.close().await;
@@ -165,7 +201,10 @@ async fn a_put_whose_caller_left_never_undoes_a_later_delete() {
         tier.delete(&key).await.expect("deletes");
         // Everything that was under way has run once the lock is free again.
         drop(tier.lock(&key).await);
-        assert!(tier.get(&key).await.expect("works").is_none(), "the value came back");
+        assert!(
+            tier.get(&key).await.expect("works").is_none(),
+            "the value came back"
+        );
     }
     opened.close().await;
 }
@@ -173,7 +212,9 @@ async fn a_put_whose_caller_left_never_undoes_a_later_delete() {
 async fn fill(tier: &LocalTier, keys: Range<u64>) {
     for i in keys {
         let record = record(i, 20, end());
-        tier.put(&name("n", &format!("{}:{i}", i % 2)), &record, end()).await.expect("puts");
+        tier.put(&name("n", &format!("{}:{i}", i % 2)), &record, end())
+            .await
+            .expect("puts");
     }
 }
 
@@ -186,19 +227,54 @@ async fn selections_remove_what_they_name_and_nothing_else() {
     // More than two slices.
     fill(tier, 0..5000).await;
     let neighbour = name("na", "0:0");
-    tier.put(&neighbour, &record(1, 20, end()), end()).await.expect("puts");
+    tier.put(&neighbour, &record(1, 20, end()), end())
+        .await
+        .expect("puts");
 
     let prefix = Selection::Prefix("0:".into());
-    assert_eq!(tier.delete_selected(&namespace, prefix).await.expect("works"), 2500);
-    assert!(tier.get(&name("n", "0:4998")).await.expect("works").is_none());
-    assert!(tier.get(&name("n", "1:4999")).await.expect("works").is_some());
+    assert_eq!(
+        tier.delete_selected(&namespace, prefix)
+            .await
+            .expect("works"),
+        2500
+    );
+    assert!(
+        tier.get(&name("n", "0:4998"))
+            .await
+            .expect("works")
+            .is_none()
+    );
+    assert!(
+        tier.get(&name("n", "1:4999"))
+            .await
+            .expect("works")
+            .is_some()
+    );
 
     let glob = Selection::Pattern(Glob::new("1:*9").expect("valid"));
-    assert_eq!(tier.delete_selected(&namespace, glob).await.expect("works"), 500);
-    assert!(tier.get(&name("n", "1:4999")).await.expect("works").is_none());
+    assert_eq!(
+        tier.delete_selected(&namespace, glob).await.expect("works"),
+        500
+    );
+    assert!(
+        tier.get(&name("n", "1:4999"))
+            .await
+            .expect("works")
+            .is_none()
+    );
 
-    assert_eq!(tier.delete_selected(&namespace, Selection::All).await.expect("works"), 2000);
-    assert_eq!(tier.delete_selected(&namespace, Selection::All).await.expect("works"), 0);
+    assert_eq!(
+        tier.delete_selected(&namespace, Selection::All)
+            .await
+            .expect("works"),
+        2000
+    );
+    assert_eq!(
+        tier.delete_selected(&namespace, Selection::All)
+            .await
+            .expect("works"),
+        0
+    );
     assert!(tier.get(&neighbour).await.expect("works").is_some());
     opened.close().await;
 }
@@ -210,23 +286,37 @@ async fn ended_entries_are_dropped_by_merging_and_not_counted_as_removed() {
     let opened = open(dir.path(), &clock).await;
     let soon = START.after(Duration::from_secs(1));
     let tier = &opened.tier;
-    tier.put(&name("n", "short"), &record(1, 20, soon), soon).await.expect("puts");
+    tier.put(&name("n", "short"), &record(1, 20, soon), soon)
+        .await
+        .expect("puts");
     clock.advance(Duration::from_secs(2));
     let namespace = NamespaceName::new("n").expect("valid");
-    let count = tier.delete_selected(&namespace, Selection::All).await.expect("works");
+    let count = tier
+        .delete_selected(&namespace, Selection::All)
+        .await
+        .expect("works");
     assert_eq!(count, 0);
     // Every other entry ends soon, until so many tables have come that merging sets in.
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     for i in 0.. {
-        let at = if i % 2 == 0 { end() } else { clock.now().after(Duration::from_millis(1)) };
-        tier.put(&name("n", &format!("l{i}")), &record(i, 1000, at), at).await.expect("puts");
+        let at = if i % 2 == 0 {
+            end()
+        } else {
+            clock.now().after(Duration::from_millis(1))
+        };
+        tier.put(&name("n", &format!("l{i}")), &record(i, 1000, at), at)
+            .await
+            .expect("puts");
         if i % 1000 == 0 {
             clock.advance(Duration::from_millis(1));
             if tier.stats().await.expect("stats").expired_records > 0 {
                 break;
             }
         }
-        assert!(tokio::time::Instant::now() < deadline, "merging has dropped nothing");
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "merging has dropped nothing"
+        );
     }
     opened.close().await;
 }
@@ -238,19 +328,31 @@ async fn what_is_read_outlives_what_is_not_and_the_budget_holds() {
     let opened = open(dir.path(), &clock).await;
     let tier = &opened.tier;
     let (hot, cold) = (name("n", "hot"), name("n", "cold"));
-    tier.put(&hot, &record(1, 1000, end()), end()).await.expect("puts");
-    tier.put(&cold, &record(2, 1000, end()), end()).await.expect("puts");
+    tier.put(&hot, &record(1, 1000, end()), end())
+        .await
+        .expect("puts");
+    tier.put(&cold, &record(2, 1000, end()), end())
+        .await
+        .expect("puts");
     let mut worst = 0;
     // Four times the budget.
     for i in 0..4096 {
         let key = name("n", &format!("filler{i}"));
-        tier.put(&key, &record(i, 64 << 10, end()), end()).await.expect("no put fails");
-        assert!(tier.get(&hot).await.expect("works").is_some(), "lost after {i} puts");
+        tier.put(&key, &record(i, 64 << 10, end()), end())
+            .await
+            .expect("no put fails");
+        assert!(
+            tier.get(&hot).await.expect("works").is_some(),
+            "lost after {i} puts"
+        );
         if i % 64 == 0 {
             worst = worst.max(store::disk_bytes(dir.path()));
         }
     }
-    assert!(tier.get(&cold).await.expect("works").is_none(), "nothing was evicted");
+    assert!(
+        tier.get(&cold).await.expect("works").is_none(),
+        "nothing was evicted"
+    );
     assert!(worst < 64 * MIB * 11 / 10, "{worst} bytes on disk");
     assert!(tier.stats().await.expect("stats").refreshed_records > 0);
     opened.close().await;
@@ -263,9 +365,23 @@ async fn clearing_drops_everything_and_goes_on() {
     let opened = open(dir.path(), &clock).await;
     fill(&opened.tier, 0..100).await;
     opened.tier.clear().await.expect("clears");
-    assert!(opened.tier.get(&name("n", "0:0")).await.expect("works").is_none());
+    assert!(
+        opened
+            .tier
+            .get(&name("n", "0:0"))
+            .await
+            .expect("works")
+            .is_none()
+    );
     fill(&opened.tier, 0..1).await;
-    assert!(opened.tier.get(&name("n", "0:0")).await.expect("works").is_some());
+    assert!(
+        opened
+            .tier
+            .get(&name("n", "0:0"))
+            .await
+            .expect("works")
+            .is_some()
+    );
     opened.close().await;
 }
 
@@ -278,11 +394,24 @@ async fn a_power_cut_empties_the_store() {
     fill(&opened.tier, 0..10).await;
     opened.close().await;
     let lock = dir.path().join("pannierd.lock");
-    let text = fs::read_to_string(&lock).expect("reads").replace("closed = true", "closed = false");
-    let boot = text.lines().find(|line| line.starts_with("boot")).expect("has one").to_owned();
+    let text = fs::read_to_string(&lock)
+        .expect("reads")
+        .replace("closed = true", "closed = false");
+    let boot = text
+        .lines()
+        .find(|line| line.starts_with("boot"))
+        .expect("has one")
+        .to_owned();
     fs::write(&lock, text.replace(&boot, "boot = another")).expect("writes");
     let opened = open(dir.path(), &clock).await;
-    assert!(opened.tier.get(&name("n", "0:0")).await.expect("works").is_none());
+    assert!(
+        opened
+            .tier
+            .get(&name("n", "0:0"))
+            .await
+            .expect("works")
+            .is_none()
+    );
     opened.close().await;
 }
 
@@ -295,11 +424,29 @@ async fn a_directory_that_vanishes_is_noticed_and_begun_anew() {
     fs::remove_dir_all(dir.path()).expect("removes");
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     while opened.tier.stats().await.expect("stats").reopens == 0 {
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", opened.tier.trouble());
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "{:?}",
+            opened.tier.trouble()
+        );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(opened.tier.get(&name("n", "0:0")).await.expect("works").is_none());
+    assert!(
+        opened
+            .tier
+            .get(&name("n", "0:0"))
+            .await
+            .expect("works")
+            .is_none()
+    );
     fill(&opened.tier, 0..10).await;
-    assert!(opened.tier.get(&name("n", "0:0")).await.expect("works").is_some());
+    assert!(
+        opened
+            .tier
+            .get(&name("n", "0:0"))
+            .await
+            .expect("works")
+            .is_some()
+    );
     opened.close().await;
 }

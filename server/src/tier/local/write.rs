@@ -61,14 +61,18 @@ impl LocalTier {
         let holds = match condition {
             Condition::Always => true,
             Condition::Absent => self.head(name).await?.is_none(),
-            Condition::Version(wanted) => {
-                self.head(name).await?.is_some_and(|(head, _)| head.stamp == wanted)
-            }
+            Condition::Version(wanted) => self
+                .head(name)
+                .await?
+                .is_some_and(|(head, _)| head.stamp == wanted),
             Condition::AbsentOrSame => match self.record(name).await? {
                 None => true,
                 Some(found) if found.record.entry()? == record.entry()? => {
                     let head = *found.record.head();
-                    return Ok(Stored::Kept { head, expires: found.expires });
+                    return Ok(Stored::Kept {
+                        head,
+                        expires: found.expires,
+                    });
                 }
                 Some(_) => false,
             },
@@ -89,17 +93,16 @@ impl LocalTier {
         guards: impl Send + 'static,
     ) -> Result<()> {
         let bytes = record.as_bytes();
-        let position = self.inner.position.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let position = self
+            .inner
+            .position
+            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
         let value = Envelope { expires, position }.wrap(bytes);
         self.change(name, Change::Put(value), guards).await
     }
 
     /// Removes whatever lies under a name; `guards` are held until the store has done so.
-    pub(super) async fn remove(
-        &self,
-        name: &EntryName,
-        guards: impl Send + 'static,
-    ) -> Result<()> {
+    pub(super) async fn remove(&self, name: &EntryName, guards: impl Send + 'static) -> Result<()> {
         self.change(name, Change::Remove, guards).await
     }
 
@@ -108,7 +111,11 @@ impl LocalTier {
         let lock = self.lock(name).await;
         let now = self.inner.clock.now();
         let doubtful = self.inner.health.doubts(name);
-        let kept = self.inner.hot.get(name).is_some_and(|(envelope, _)| now < envelope.expires);
+        let kept = self
+            .inner
+            .hot
+            .get(name)
+            .is_some_and(|(envelope, _)| now < envelope.expires);
         let end = |value: &[u8]| Envelope::unwrap(value).map(|(envelope, _)| envelope.expires);
         let live = match self.stored(name, end).await {
             Ok(None) if !doubtful => {
@@ -143,7 +150,9 @@ impl LocalTier {
                 Ok(false) => {}
                 changed => {
                     self.inner.hot.changed(name);
-                    return changed.map(drop).map_err(|error| self.inner.failed(name, error));
+                    return changed
+                        .map(drop)
+                        .map_err(|error| self.inner.failed(name, error));
                 }
             }
         }
