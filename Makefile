@@ -18,7 +18,7 @@ export CARGO_NET_RETRY ?= 5
 # The check scripts leave no __pycache__ behind.
 PYTHON := python3 -B
 
-# Passed on by run, test and bench: `make run ARGS="--config pannierd.toml"`.
+# Passed on by run, test, bench and report: `make run ARGS="--config pannierd.toml"`.
 ARGS ?=
 
 phase = @printf '==> %s %s\n' "$$(date +%H:%M:%S)" '$@'
@@ -58,6 +58,11 @@ test: deps build check ## all that the CI runs: build, check, every test (ARGS="
 bench: deps build ## the criterion benches (ARGS="…" is passed to criterion)
 	$(phase)
 	cargo bench --workspace --locked --bench '*' -- $(ARGS)
+
+.PHONY: report
+report: deps-run build ## measure the daemon against bare tonic, write docs/benchmarks.md (ARGS="--quick")
+	$(phase)
+	"$(CARGO_TARGET_DIR)/release/report" --out docs/benchmarks.md $(ARGS)
 
 .PHONY: fmt
 fmt: ## format the Rust code

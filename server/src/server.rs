@@ -19,7 +19,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 
 use crate::{
     clock::Clock,
-    config::{Config, Listen},
+    config::{Config, Listen, TierName},
     engine::Engine,
     error::{Error, Kind, Result},
     frontdoor::{
@@ -59,12 +59,7 @@ impl Server {
         let config = Arc::new(config);
         let grpc = bind("server.listen", &config.server.listen).await?;
         let http = bind("server.http_listen", &config.server.http_listen).await?;
-        if config.shared.url.is_some() {
-            tracing::warn!(
-                "a Redis URL is configured, but this version has no shared tier; the local tier is \
-                 the whole cache"
-            );
-        }
+        warn_of_what_waits_for_a_shared_tier(&config);
         let clock = Clock::system();
         let stop_maintenance = CancellationToken::new();
         let address = address(&grpc)?.to_string();
@@ -254,6 +249,29 @@ fn work(services: Services, inlet: Inlet, stop: CancellationToken, abandoned: Ca
     });
     // Blocking calls go on to their end, but nobody waits for them here: the tier does.
     runtime.shutdown_timeout(Duration::ZERO);
+}
+
+/// The configuration already knows the shared tier; this version does not have it.
+fn warn_of_what_waits_for_a_shared_tier(config: &Config) {
+    if config.shared.url.is_some() {
+        tracing::warn!(
+            "a Redis URL is configured, but this version has no shared tier; the local tier is \
+             the whole cache"
+        );
+    }
+    let defaults = ("defaults", &config.defaults);
+    let named = config
+        .namespaces
+        .iter()
+        .map(|(name, policy)| (name.as_str(), policy));
+    for (name, policy) in named.chain([defaults]) {
+        if policy.raw || !policy.tiers.contains(&TierName::Local) {
+            tracing::warn!(
+                namespace = name,
+                "`raw` and `tiers = [\"shared\"]` have no effect before there is a shared tier"
+            );
+        }
+    }
 }
 
 async fn bind(setting: &str, listen: &Listen) -> Result<Listener> {
