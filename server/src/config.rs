@@ -199,7 +199,7 @@ impl Config {
         let path = flags
             .config
             .clone()
-            .or_else(|| env("PANNIER_CONFIG").map(PathBuf::from));
+            .or_else(|| Overrides::from_env(env).config);
         let file = match &path {
             Some(path) => raw::File::read(path)?,
             None => raw::File::default(),

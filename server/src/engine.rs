@@ -23,7 +23,7 @@ pub use self::{
 use crate::{
     clock::{Clock, Timestamp},
     config::Config,
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     namespace::{Namespace, Namespaces},
     stamp::Stamper,
     stats::Counters,
@@ -144,11 +144,8 @@ impl Engine {
 
     /// Counts a result that is an error.
     fn counted<T>(namespace: &Namespace, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result {
-            match error.kind() {
-                Kind::Exists | Kind::Precondition => namespace.counters.refusals.one(),
-                _ => namespace.counters.errors.one(),
-            }
+        if result.is_err() {
+            namespace.counters.errors.one();
         }
         result
     }

@@ -265,10 +265,16 @@ fn warn_of_what_waits_for_a_shared_tier(config: &Config) {
         .iter()
         .map(|(name, policy)| (name.as_str(), policy));
     for (name, policy) in named.chain([defaults]) {
-        if policy.raw || !policy.tiers.contains(&TierName::Local) {
+        if policy.raw {
             tracing::warn!(
                 namespace = name,
-                "`raw` and `tiers = [\"shared\"]` have no effect before there is a shared tier"
+                "`raw` has no effect before there is a shared tier"
+            );
+        }
+        if !policy.tiers.contains(&TierName::Local) {
+            tracing::warn!(
+                namespace = name,
+                "keeps nothing: `tiers` leaves out the local tier"
             );
         }
     }

@@ -132,7 +132,7 @@ fn faults_name_place_and_expectation() {
             "[defaults]\nttl = \"60d\"",
             &[],
             &[],
-            &["defaults.ttl", "max_ttl (30days)"],
+            &["defaults.ttl", "max_ttl (30d)"],
         ),
         (
             "[local]\ndisk_budget = \"1MiB\"",

@@ -19,7 +19,27 @@ impl Span {
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        humantime::format_duration(self.0).fmt(f)
+        let mut millis = self.0.as_millis();
+        if millis == 0 {
+            return f.write_str("0s");
+        }
+        // Days are the largest unit: months and years have no fixed length.
+        let units = [
+            ("d", 86_400_000),
+            ("h", 3_600_000),
+            ("m", 60_000),
+            ("s", 1000),
+            ("ms", 1),
+        ];
+        let mut space = "";
+        for (unit, length) in units {
+            if millis >= length {
+                write!(f, "{space}{}{unit}", millis / length)?;
+                millis %= length;
+                space = " ";
+            }
+        }
+        Ok(())
     }
 }
 

@@ -14,6 +14,7 @@ use super::*;
 use crate::{
     config::Overrides,
     entry::{Attributes, Entry},
+    error::Kind,
     glob::Glob,
     tier::local::{Condition, Maintenance},
 };

@@ -66,7 +66,14 @@ impl Engine {
     ) -> Result<Written> {
         let namespace = self.namespaces.get(namespace)?;
         let result = self.put_in(&namespace, key, entry, options).await;
-        Self::counted(&namespace, result)
+        match &result {
+            // Not an error of anybody: the caller asked to be refused.
+            Err(error) if matches!(error.kind(), Kind::Exists | Kind::Precondition) => {
+                namespace.counters.refusals.one();
+                result
+            }
+            _ => Self::counted(&namespace, result),
+        }
     }
 
     async fn put_in(

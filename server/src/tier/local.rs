@@ -69,6 +69,9 @@ use crate::{
 const NAME_LOCKS: usize = 256;
 /// Blocking calls at once. The disk has no use for more.
 const BLOCKING_MAX: usize = 32;
+/// Scans at once. They have permits of their own: a scan waits for `slices`, and whoever holds
+/// `slices` may be waiting for a blocking call.
+const SCANS_MAX: usize = 4;
 /// Records waiting to be written again; when it is full, the next hit asks again.
 const REFRESH_QUEUE: usize = 256;
 
@@ -127,6 +130,7 @@ struct Inner {
     /// scan that deletes: so that nothing is written again that a scan has just removed.
     slices: Arc<RwLock<()>>,
     blocking: Arc<Semaphore>,
+    scans: Arc<Semaphore>,
     health: Health,
     hot: Hot,
     /// Bytes taken in since the store was made: the age of a record is how far this has moved on.
@@ -172,6 +176,7 @@ impl LocalTier {
             locks: (0..NAME_LOCKS).map(|_| Arc::default()).collect(),
             slices: Arc::default(),
             blocking: Arc::new(Semaphore::new(BLOCKING_MAX)),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
             health: Health::default(),
             position: AtomicU64::new(0),
             kept_position: AtomicU64::new(0),

@@ -115,29 +115,36 @@ impl Health {
             .map_or((false, false), |it| (it.everything, it.damaged))
     }
 
-    /// Hands `remove` the doubtful names until none is left, then ends the trouble. An error of
-    /// `remove` leaves them doubtful.
+    /// Hands `remove` the doubtful names until none is left, then ends the trouble and says true.
+    /// `anew` says that the store was begun anew. False: meanwhile everything has come into doubt,
+    /// so the store must be begun anew. An error of `remove` leaves all as it was.
     pub(super) fn resolve<E>(
         &self,
+        anew: bool,
         mut remove: impl FnMut(&[EntryName]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    ) -> Result<bool, E> {
+        let verdict = self.verdict();
         loop {
             let names: Vec<_> = match self.lock().as_ref() {
-                None => return Ok(()),
+                None => return Ok(true),
                 Some(trouble) => trouble.doubtful.iter().cloned().collect(),
             };
             remove(&names)?;
             let mut guard = self.lock();
             let Some(trouble) = guard.as_mut() else {
-                return Ok(());
+                return Ok(true);
             };
+            let now = (trouble.everything, trouble.damaged);
+            if now != verdict || (!anew && now != (false, false)) {
+                return Ok(false);
+            }
             for name in &names {
                 trouble.doubtful.remove(name);
             }
             if trouble.doubtful.is_empty() {
                 *guard = None;
                 self.failing.store(false, Ordering::Release);
-                return Ok(());
+                return Ok(true);
             }
         }
     }
@@ -175,10 +182,12 @@ impl Inner {
     }
 
     fn note(&self, name: Option<&EntryName>, error: Error) -> Error {
-        if !self.health.is_failing() {
-            tracing::error!(%error, "local tier stopped taking writes; repair follows");
-        }
+        let first = !self.health.is_failing();
         self.health.fail(name, &error);
+        if first {
+            tracing::error!(%error, "local tier stopped taking writes; repair follows");
+            self.note_doubt(true);
+        }
         self.wake.notify_one();
         // Whatever the store called it: to the caller the tier cannot be used now.
         Error::new(Kind::Unavailable, error.message().to_owned())
@@ -201,11 +210,14 @@ mod tests {
         assert!(!health.doubt(&failed));
         health.fail(Some(&failed), &full());
         assert!(health.doubts(&failed) && !health.doubts(&other));
-        assert_eq!(health.resolve(|_| Err("still full")), Err("still full"));
+        assert_eq!(
+            health.resolve(false, |_| Err("still full")),
+            Err("still full")
+        );
         assert!(health.doubts(&failed));
         let mut removed = Vec::new();
         health
-            .resolve(|names| {
+            .resolve(false, |names| {
                 removed.extend_from_slice(names);
                 Ok::<_, ()>(())
             })
@@ -220,7 +232,7 @@ mod tests {
         health.fail(Some(&name("n", "a")), &full());
         let mut rounds = 0;
         health
-            .resolve(|_| {
+            .resolve(false, |_| {
                 rounds += 1;
                 if rounds == 1 {
                     assert!(health.doubt(&name("n", "late")));
@@ -240,5 +252,19 @@ mod tests {
         }
         assert_eq!(health.verdict(), (true, false));
         assert!(health.doubts(&name("n", "never written")));
+    }
+
+    #[test]
+    fn everything_that_comes_into_doubt_during_repair_is_not_forgotten() {
+        let health = Health::default();
+        health.fail(Some(&name("n", "a")), &full());
+        let resolved = health.resolve(false, |_| {
+            assert!(health.doubt_everything());
+            Ok::<_, ()>(())
+        });
+        assert_eq!(resolved, Ok(false));
+        assert!(health.doubts(&name("n", "other")));
+        assert_eq!(health.resolve(true, |_| Ok::<_, ()>(())), Ok(true));
+        assert!(!health.is_failing());
     }
 }

@@ -53,7 +53,10 @@ pub(super) async fn run(
         };
         tokio::select! {
             () = stop.cancelled() => return,
-            () = inner.wake.notified(), if next_try.is_none() => next_try = Some(Instant::now()),
+            () = inner.wake.notified(), if next_try.is_none() => {
+                // The call may be one of a failure that has been repaired since.
+                next_try = inner.health.is_failing().then(Instant::now);
+            }
             () = due => {
                 let repaired = repair(&inner).await;
                 next_try = (!repaired).then(|| Instant::now() + retry);
@@ -178,14 +181,24 @@ impl Inner {
     pub(super) fn open_first(&self) -> Result<()> {
         let (owner, left) = Owner::take(&self.data_dir, &self.listen)?;
         *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
-        if left == Left::PowerCut {
-            tracing::warn!(
-                "the machine went down while the store was open; its entries are dropped, because \
-                 the last removals may be missing"
-            );
-            discard(&self.data_dir)?;
+        match left {
+            Left::Intact => {}
+            Left::PowerCut => {
+                tracing::warn!(
+                    "the machine went down while the store was open; its entries are dropped, \
+                     because the last removals may be missing"
+                );
+                discard(&self.data_dir)?;
+            }
+            Left::Doubtful => {
+                tracing::warn!(
+                    "the last daemon could not write some removals; the entries are dropped"
+                );
+                discard(&self.data_dir)?;
+            }
         }
         let store = self.open_or_set_aside()?;
+        self.note_doubt(false);
         *self.store.blocking_write() = Some(store);
         Ok(())
     }
@@ -200,18 +213,35 @@ impl Inner {
             let (owner, _) = Owner::take(&self.data_dir, &self.listen)?;
             *self.owner.lock().unwrap_or_else(PoisonError::into_inner) = Some(owner);
         }
-        let (everything, damaged) = self.health.verdict();
-        if damaged {
-            self.set_aside()?;
-        } else if everything {
-            discard(&self.data_dir)?;
+        loop {
+            let (everything, damaged) = self.health.verdict();
+            if damaged {
+                self.set_aside()?;
+            } else if everything {
+                discard(&self.data_dir)?;
+            }
+            let store = self.open_or_set_aside()?;
+            let resolved = self.health.resolve(everything || damaged, |names| {
+                let names: Vec<_> = names.iter().map(|name| name.as_bytes().into()).collect();
+                store.delete_all(&names)
+            })?;
+            if resolved {
+                self.note_doubt(false);
+                return Ok(store);
+            }
+            store.stop_background();
         }
-        let store = self.open_or_set_aside()?;
-        self.health.resolve(|names| {
-            let names: Vec<_> = names.iter().map(|name| name.as_bytes().into()).collect();
-            store.delete_all(&names)
-        })?;
-        Ok(store)
+    }
+
+    /// Keeps in the directory whether the store may hold what should be gone, for the next start.
+    pub(super) fn note_doubt(&self, doubtful: bool) {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(owner) = owner.as_mut() {
+            // The file has its blocks already, so this succeeds on a full disk.
+            if let Err(error) = owner.note_doubt(doubtful) {
+                tracing::error!(%error, "local tier: doubt could not be noted for the next start");
+            }
+        }
     }
 
     fn open_or_set_aside(&self) -> Result<Store> {
@@ -292,6 +322,7 @@ impl Inner {
         discard(&self.data_dir)?;
         let store = self.open_or_set_aside()?;
         self.health.clear();
+        self.note_doubt(false);
         Ok(store)
     }
 }

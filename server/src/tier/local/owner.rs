@@ -9,6 +9,7 @@
 //! listen = 127.0.0.1:7466
 //! boot = 8b1c…            the kernel's boot id
 //! closed = false          true once the store is closed and synced
+//! doubtful = false        true while the store holds what should have been removed (`health`)
 //! ```
 //! Why the boot id: the write-ahead log is not synced, so a killed process loses nothing, but a
 //! power cut may lose the newest writes and thereby bring back what they removed. A store that was
@@ -30,6 +31,7 @@ pub(super) struct Owner {
     file: File,
     path: PathBuf,
     listen: String,
+    doubtful: bool,
 }
 
 /// How the directory was found.
@@ -39,6 +41,8 @@ pub(super) enum Left {
     Intact,
     /// The machine went down while the store was open.
     PowerCut,
+    /// A removal had failed and was not made up for.
+    Doubtful,
 }
 
 impl Owner {
@@ -69,13 +73,23 @@ impl Owner {
             || field(&before, "closed") == Some("true")
             || field(&before, "boot") == Some(boot_id().as_str());
         let intact = readable && in_order;
+        let doubtful = field(&before, "doubtful") == Some("true");
         let mut owner = Self {
             file,
             path,
             listen: listen.to_owned(),
+            doubtful,
         };
-        owner.write(false).map_err(unusable)?;
-        Ok((owner, if intact { Left::Intact } else { Left::PowerCut }))
+        owner
+            .write(false)
+            .and_then(|()| owner.file.sync_all())
+            .map_err(unusable)?;
+        let left = match (intact, doubtful) {
+            (false, _) => Left::PowerCut,
+            (true, true) => Left::Doubtful,
+            (true, false) => Left::Intact,
+        };
+        Ok((owner, left))
     }
 
     /// Whether the lock file is still the one in the directory.
@@ -90,17 +104,27 @@ impl Owner {
 
     /// Notes that the store was closed in order and synced.
     pub(super) fn note_closed(&mut self) -> io::Result<()> {
-        self.write(true)
+        self.write(true)?;
+        self.file.sync_all()
+    }
+
+    /// Notes whether the store holds what should have been removed. Not synced: it is for the next
+    /// start after a kill; after a power cut the store goes anyway.
+    pub(super) fn note_doubt(&mut self, doubtful: bool) -> io::Result<()> {
+        self.doubtful = doubtful;
+        self.write(false)
     }
 
     fn write(&mut self, closed: bool) -> io::Result<()> {
         let pid = std::process::id();
-        let (listen, boot) = (&self.listen, boot_id());
-        let text = format!("pid = {pid}\nlisten = {listen}\nboot = {boot}\nclosed = {closed}\n");
+        let (listen, boot, doubtful) = (&self.listen, boot_id(), self.doubtful);
+        let text = format!(
+            "pid = {pid}\nlisten = {listen}\nboot = {boot}\nclosed = {closed}\n\
+             doubtful = {doubtful}\n"
+        );
         self.file.rewind()?;
         self.file.write_all(text.as_bytes())?;
-        self.file.set_len(text.len() as u64)?;
-        self.file.sync_all()
+        self.file.set_len(text.len() as u64)
     }
 }
 
@@ -171,6 +195,10 @@ mod tests {
                 .expect("reads")
                 .contains("closed = true")
         );
+        owner.note_doubt(true).expect("writes");
+        drop(owner);
+        let (owner, left) = Owner::take(dir.path(), "x").expect("free");
+        assert_eq!(left, Left::Doubtful);
         assert!(owner.is_in_place());
         fs::remove_file(&path).expect("removes");
         assert!(!owner.is_in_place());

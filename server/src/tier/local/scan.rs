@@ -80,7 +80,7 @@ impl LocalTier {
         let _cancel = Cancel(Arc::clone(&cancelled));
         let prefix = EntryName::prefix(namespace, selection.prefix());
         let inner = Arc::clone(&self.inner);
-        let permit = Arc::clone(&self.inner.blocking).acquire_owned().await;
+        let permit = Arc::clone(&self.inner.scans).acquire_owned().await;
         off_thread(move || {
             let _permit = permit;
             let result = inner.delete_selected(&prefix, &selection, &cancelled);

@@ -450,3 +450,44 @@ async fn a_directory_that_vanishes_is_noticed_and_begun_anew() {
     );
     opened.close().await;
 }
+
+/// Interleaving: scans take all permits of blocking calls and wait for `slices`, which a
+/// conditional put holds while it waits for a permit to read a large value.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn scans_and_conditional_puts_do_not_wait_for_each_other() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let clock = Clock::mock(START);
+    let opened = open(dir.path(), &clock).await;
+    fill(&opened.tier, 0..3000).await;
+    let large = record(1, 64 << 10, end());
+    for i in 0..40 {
+        let key = name("n", &format!("large{i}"));
+        opened.tier.put(&key, &large, end()).await.expect("puts");
+    }
+    let mut tasks = tokio::task::JoinSet::new();
+    for i in 0..40 {
+        let (scanner, putter) = (opened.tier.clone(), opened.tier.clone());
+        tasks.spawn(async move {
+            let namespace = NamespaceName::new("n").expect("valid");
+            let glob = Selection::Pattern(Glob::new("*none").expect("valid"));
+            scanner
+                .delete_selected(&namespace, glob)
+                .await
+                .expect("scans");
+        });
+        let record = large.clone();
+        tasks.spawn(async move {
+            let key = name("n", &format!("large{i}"));
+            let condition = Condition::Version(record.head().stamp);
+            putter
+                .put_if(&key, &record, end(), condition)
+                .await
+                .expect("puts");
+        });
+    }
+    let all = async { while tasks.join_next().await.is_some() {} };
+    tokio::time::timeout(Duration::from_secs(60), all)
+        .await
+        .expect("all come to an end");
+    opened.close().await;
+}

@@ -140,6 +140,7 @@ impl LocalTier {
         guards: impl Send + 'static,
     ) -> Result<()> {
         if self.inner.health.doubt(name) {
+            self.inner.hot.changed(name);
             return Err(self.inner.health.unavailable());
         }
         if change.is_small() {
