@@ -14,8 +14,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use pannier_proto::v1::cache_service_client::CacheServiceClient;
-use pannier_tests::{Daemon, load::noise, request};
+use pannier_proto::v1::{cache_service_client::CacheServiceClient, invalidate_request::Target};
+use pannier_tests::{
+    Daemon,
+    load::{Count, noise},
+    request,
+};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::task::JoinSet;
 use tonic::{Request, transport::Channel};
@@ -147,6 +151,46 @@ async fn a_reader_never_sees_an_older_value_than_it_has_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn readers_that_hammer_a_key_keep_no_old_value_alive() {
+    const ROUNDS: u64 = 400;
+    let daemon = Daemon::start();
+    let done = Count::default();
+    let mut readers = JoinSet::new();
+    for _ in 0..4 {
+        let (mut stub, done) = (daemon.stub(), done.clone());
+        readers.spawn(async move {
+            while done.get() < ROUNDS {
+                value_of(&mut stub, "k").await;
+            }
+        });
+    }
+    let (mut writer, mut reader) = (daemon.stub(), daemon.stub());
+    for round in 0..ROUNDS {
+        // What the readers have just been given is changed in every way there is.
+        let value = noise(round, if round % 10 == 5 { LARGE } else { SMALL });
+        put(&mut writer, "k", value.clone()).await;
+        let got = value_of(&mut reader, "k").await;
+        assert!(got == Some(value), "round {round}: not what was put");
+        match round % 4 {
+            0 => invalidate(&mut writer, "k").await,
+            1 => {
+                let target = Target::Prefix("k".into());
+                let reply = writer.invalidate(request::invalidate("n", target)).await;
+                assert_eq!(reply.unwrap().into_inner().count, 1, "round {round}");
+            }
+            _ => {
+                done.one();
+                continue;
+            }
+        }
+        let got = value_of(&mut reader, "k").await;
+        assert!(got.is_none(), "round {round}: still there");
+        done.one();
+    }
+    readers.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_put_whose_caller_left_does_not_come_back_after_an_invalidation() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
@@ -250,7 +294,7 @@ async fn what_was_put_before_a_scan_began_is_gone_when_it_has_ended() {
             put(&mut stub, key, noise(round, size)).await;
         }
         let pattern = format!("*scanned-{round}-?");
-        let target = pannier_proto::v1::invalidate_request::Target::Pattern(pattern);
+        let target = Target::Pattern(pattern);
         let reply = stub
             .invalidate(request::invalidate("n", target))
             .await
