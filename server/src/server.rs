@@ -4,7 +4,7 @@
 //! thread with a current-thread runtime that serves gRPC (ADR 0007).
 //!
 //! Stopping (P24): health says not serving, the acceptor stops, connections are told to go away
-//! and finish what is in flight, the local tier is written out and closed. Whatever has not
+//! and finish what is in flight (idle ones are not waited for), the local tier is written out and closed. Whatever has not
 //! finished within `drain_timeout` is dropped.
 
 use std::{future::Future, io, sync::Arc, thread, time::Duration};
@@ -140,6 +140,7 @@ impl Server {
         stopping.cancel();
         let mut hurried = false;
         let ending = tokio::select! {
+            () = self.services.quiet() => Ending::Drained,
             finished = timeout_at(deadline, workers.finished()) => match finished {
                 Ok(()) => Ending::Drained,
                 Err(_) => Ending::CutOff,

@@ -492,42 +492,39 @@ async fn of_64_concurrent_puts_if_absent_exactly_one_wins() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_counter_under_if_version_loses_no_increment() {
     const TASKS: u64 = 16;
-    const INCREMENTS: u64 = 25;
     let daemon = Daemon::start();
-    put(&daemon.stub(), "counter", 0_u64.to_le_bytes().to_vec()).await;
     let stubs: Vec<_> = (0..4).map(|_| daemon.stub()).collect();
-    let mut tasks = JoinSet::new();
-    for task in 0..TASKS {
-        let mut stub = stubs[task as usize % stubs.len()].clone();
-        tasks.spawn(async move {
-            for _ in 0..INCREMENTS {
-                loop {
-                    let got = stub
-                        .get(request::get("n", "counter"))
-                        .await
-                        .unwrap()
-                        .into_inner();
-                    let entry = got.entry.expect("the counter is there");
-                    let count = u64::from_le_bytes(entry.value[..].try_into().unwrap());
-                    let next = (count + 1).to_le_bytes().to_vec();
+    // Written on the request's thread, and on a blocking one.
+    for (size, increments) in [(8, 25), (50_000, 10)] {
+        let number = move |count: u64| {
+            let mut bytes = vec![0; size];
+            bytes[..8].copy_from_slice(&count.to_le_bytes());
+            Bytes::from(bytes)
+        };
+        let count_of = |bytes: &Bytes| u64::from_le_bytes(bytes[..8].try_into().unwrap());
+        put(&stubs[0], "counter", number(0)).await;
+        let mut tasks = JoinSet::new();
+        for task in 0..TASKS {
+            let mut stub = stubs[task as usize % stubs.len()].clone();
+            tasks.spawn(async move {
+                let mut done = 0;
+                while done < increments {
+                    let got = stub.get(request::get("n", "counter")).await.unwrap();
+                    let entry = got.into_inner().entry.expect("the counter is there");
+                    let next = number(count_of(&entry.value) + 1);
                     let condition = Condition::IfVersion(entry.version);
-                    match stub
-                        .put(request::put_if("n", "counter", next, condition))
-                        .await
-                    {
-                        Ok(_) => break,
+                    let request = request::put_if("n", "counter", next, condition);
+                    match stub.put(request).await {
+                        Ok(_) => done += 1,
                         Err(status) => assert_eq!(status.code(), Code::FailedPrecondition),
                     }
                 }
-            }
-        });
+            });
+        }
+        tasks.join_all().await;
+        let total = count_of(&value_of(&stubs[0], "counter").await.unwrap());
+        assert_eq!(total, TASKS * increments, "of {size} bytes");
     }
-    tasks.join_all().await;
-    let total = value_of(&stubs[0], "counter").await.unwrap();
-    assert_eq!(
-        u64::from_le_bytes(total[..].try_into().unwrap()),
-        TASKS * INCREMENTS
-    );
 }
 
 #[tokio::test]

@@ -20,6 +20,7 @@ use pannier_proto::{
     FILE_DESCRIPTOR_SET,
     v1::{admin_service_server::AdminServiceServer, cache_service_server::CacheServiceServer},
 };
+use tokio::time::{Instant, sleep};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
@@ -41,6 +42,9 @@ const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const STREAMS_MAX: u32 = 1024;
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);
 const KEEPALIVE_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Long enough for the last replies to leave and for requests under way to arrive.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Name of the cache in `grpc.health.v1`.
 pub(crate) const CACHE_SERVICE: &str = "pannier.v1.CacheService";
@@ -103,6 +107,18 @@ impl Services {
             .add_service(reflection().build_v1alpha().expect("the same descriptors"))
             .serve_with_incoming_shutdown(connections, stop.cancelled_owned())
             .await
+    }
+
+    /// Ready when no request of the cache has been in flight for [`QUIET`]. Connections that have
+    /// nothing to say, or whose clients no longer read, do not count.
+    pub(crate) async fn quiet(&self) {
+        let mut quiet_since = Instant::now();
+        while quiet_since.elapsed() < QUIET {
+            sleep(QUIET / 10).await;
+            if self.in_flight() > 0 {
+                quiet_since = Instant::now();
+            }
+        }
     }
 
     /// Requests of the cache that are being answered.

@@ -24,6 +24,7 @@ mod read;
 mod scan;
 mod store;
 mod sweep;
+mod watermark;
 mod write;
 
 use std::{

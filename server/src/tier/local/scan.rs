@@ -1,12 +1,15 @@
 //! Removing many: by prefix, by pattern, a whole namespace.
 //!
-//! Works in slices of [`SLICE`] names so that nobody waits long: between two slices everything
+//! Works in slices of [`SLICE`] names or [`SLICE_TIME`] so that nobody waits long: between two slices everything
 //! else has its turn. Entries put while a scan runs may or may not be removed by it; those put
 //! before it began are.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use super::{Inner, LocalTier, closed, envelope::Envelope, off_thread, store::Store};
@@ -19,6 +22,8 @@ use crate::{
 
 /// Names looked at before others have their turn.
 const SLICE: usize = 1000;
+/// Time after which others have their turn, however few names that were: patterns can be slow.
+const SLICE_TIME: Duration = Duration::from_millis(5);
 
 /// Which entries of a namespace.
 #[derive(Debug, Clone)]
@@ -140,9 +145,9 @@ fn slice(
         live: 0,
         next: None,
     };
-    let mut seen = 0;
+    let (mut seen, begun) = (0, Instant::now());
     store.scan(prefix, from, |name, value| {
-        if seen == SLICE {
+        if seen == SLICE || (seen > 0 && begun.elapsed() > SLICE_TIME) {
             found.next = Some(name.to_vec());
             return false;
         }

@@ -28,6 +28,7 @@ use rocksdb::{
 use super::{
     budget::{Sizes, WRITE_BUFFERS},
     sweep::{SweeperFactory, Swept},
+    watermark::Watermark,
 };
 use crate::{
     clock::Clock,
@@ -52,6 +53,7 @@ pub(super) struct Store {
     path: PathBuf,
     sizes: Sizes,
     merging: AtomicBool,
+    watermark: Watermark,
     in_memory: ReadOptions,
     anywhere: ReadOptions,
     no_wait: WriteOptions,
@@ -85,6 +87,12 @@ impl Store {
         });
         fs::create_dir_all(path).map_err(|error| io_error(path, error))?;
         let db = DB::open(&options, path).map_err(|error| store_error(&error))?;
+        let (watermark, acknowledged) =
+            Watermark::open(path).map_err(|error| io_error(path, error))?;
+        if db.latest_sequence_number() < acknowledged {
+            let text = "local tier: acknowledged changes are missing from the log";
+            return Err(Error::new(Kind::Corrupt, text));
+        }
         let mut in_memory = ReadOptions::default();
         in_memory.set_read_tier(ReadTier::BlockCache);
         let mut no_wait = WriteOptions::default();
@@ -95,6 +103,7 @@ impl Store {
             path: path.to_owned(),
             sizes: *sizes,
             merging: AtomicBool::new(false),
+            watermark,
             in_memory,
             anywhere: ReadOptions::default(),
             no_wait,
@@ -129,7 +138,10 @@ impl Store {
     /// Writes if it can be done without waiting; `false` when it cannot.
     pub(super) fn try_write(&self, name: &[u8], value: &[u8]) -> Result<bool> {
         match self.db.put_opt(name, value, &self.no_wait) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.acknowledge();
+                Ok(true)
+            }
             Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
             Err(error) => Err(store_error(&error)),
         }
@@ -139,13 +151,18 @@ impl Store {
     pub(super) fn write(&self, name: &[u8], value: &[u8]) -> Result<()> {
         self.db
             .put_opt(name, value, &self.may_wait)
-            .map_err(|error| store_error(&error))
+            .map_err(|error| store_error(&error))?;
+        self.acknowledge();
+        Ok(())
     }
 
     /// Removes a name if it can be done without waiting; `false` when it cannot.
     pub(super) fn try_delete(&self, name: &[u8]) -> Result<bool> {
         match self.db.delete_opt(name, &self.no_wait) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                self.acknowledge();
+                Ok(true)
+            }
             Err(error) if error.kind() == ErrorKind::Incomplete => Ok(false),
             Err(error) => Err(store_error(&error)),
         }
@@ -155,7 +172,9 @@ impl Store {
     pub(super) fn delete(&self, name: &[u8]) -> Result<()> {
         self.db
             .delete_opt(name, &self.may_wait)
-            .map_err(|error| store_error(&error))
+            .map_err(|error| store_error(&error))?;
+        self.acknowledge();
+        Ok(())
     }
 
     /// Removes these names in one write. Blocks.
@@ -166,7 +185,13 @@ impl Store {
         }
         self.db
             .write_opt(batch, &self.may_wait)
-            .map_err(|error| store_error(&error))
+            .map_err(|error| store_error(&error))?;
+        self.acknowledge();
+        Ok(())
+    }
+
+    fn acknowledge(&self) {
+        self.watermark.raise(self.db.latest_sequence_number());
     }
 
     /// Calls `visit` with names and values in order, from `from` on and below `prefix`'s end,
@@ -297,7 +322,8 @@ fn options(sizes: &Sizes, cache: &Cache, longest_lifetime: Duration) -> Options 
     options.set_memtable_whole_key_filtering(true);
     options.set_memtable_prefix_bloom_ratio(0.1);
     // A torn last record is the write that a kill interrupted; any other damage means that later
-    // deletes could be missing, so the store must not open.
+    // deletes could be missing, so the store must not open. What only looks like a torn record is
+    // for the watermark to notice.
     options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
     options.set_max_background_jobs(2);
     options.set_manifest_preallocation_size(64 << 10);
@@ -326,6 +352,10 @@ pub(super) fn disk_bytes(path: &Path) -> u64 {
 fn store_error(error: &rocksdb::Error) -> Error {
     let text = format!("local tier: {}", error.as_ref());
     match error.kind() {
+        // A file that the store's own books name is gone.
+        ErrorKind::IOError if text.contains("No such file or directory") => {
+            Error::new(Kind::Corrupt, text)
+        }
         // A block or log that does not agree with its checksum.
         ErrorKind::Corruption => Error::new(Kind::Corrupt, text),
         // Full, read-only or vanished disk; also what a store answers after such a fault.
