@@ -8,7 +8,10 @@ const PROTOS: [&str; 3] = [
     "pannier/v1/admin.proto",
 ];
 
-#[expect(clippy::disallowed_methods, reason = "cargo tells build scripts by environment")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cargo tells build scripts by environment"
+)]
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=pannier");
     let descriptors = protox::compile(PROTOS, ["."])?;

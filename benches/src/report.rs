@@ -1,6 +1,6 @@
 //! Measures a release build of `pannierd` from outside and writes a report in Markdown.
 //!
-//! Each part makes a [`Section`](section::Section): figures with their targets, and tables. The
+//! Each part makes a `Section`: figures with their targets, and tables. The
 //! machine is taken as it is, so everything that is compared is measured in turn, round after
 //! round, and medians are compared.
 

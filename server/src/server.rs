@@ -4,8 +4,8 @@
 //! thread with a current-thread runtime that serves gRPC (ADR 0007).
 //!
 //! Stopping (P24): health says not serving, the acceptor stops, connections are told to go away
-//! and finish what is in flight (idle ones are not waited for), the local tier is written out and closed. Whatever has not
-//! finished within `drain_timeout` is dropped.
+//! and finish what is in flight (idle ones are not waited for), the local tier is written out and
+//! closed. Whatever has not finished within `drain_timeout` is dropped.
 
 use std::{future::Future, io, sync::Arc, thread, time::Duration};
 

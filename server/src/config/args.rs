@@ -60,7 +60,8 @@ pub struct Overrides {
     /// Most bytes on disk, for example 512MiB [env: PANNIER_DISK_BUDGET] [default: 4GiB]
     #[arg(long, value_name = "SIZE", global = true)]
     pub disk_budget: Option<String>,
-    /// Most bytes of hot set, write buffers and block cache [env: PANNIER_MEMORY_BUDGET] [default: 128MiB]
+    /// Most bytes of hot set, write buffers and block cache [env: PANNIER_MEMORY_BUDGET]
+    /// [default: 128MiB]
     #[arg(long, value_name = "SIZE", global = true)]
     pub memory_budget: Option<String>,
     /// What to log: error, warn, info, debug, trace, or target=level,… [env: PANNIER_LOG]

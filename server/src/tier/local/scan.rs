@@ -1,8 +1,8 @@
 //! Removing many: by prefix, by pattern, a whole namespace.
 //!
-//! Works in slices of [`SLICE`] names or [`SLICE_TIME`] so that nobody waits long: between two slices everything
-//! else has its turn. Entries put while a scan runs may or may not be removed by it; those put
-//! before it began are.
+//! Works in slices of [`SLICE`] names or [`SLICE_TIME`] so that nobody waits long: between two
+//! slices everything else has its turn. Entries put while a scan runs may or may not be removed by
+//! it; those put before it began are.
 
 use std::{
     sync::{

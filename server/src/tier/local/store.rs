@@ -44,7 +44,7 @@ const TABLES_TARGET: i32 = 16;
 /// Tables below which merging is left off.
 const TABLES_MIN: usize = 8;
 /// Where the position is kept; no entry's name begins with a zero byte.
-pub(super) const POSITION_KEY: &[u8] = b"\0position";
+const POSITION_KEY: &[u8] = b"\0position";
 
 /// An open store.
 pub(super) struct Store {

@@ -13,7 +13,7 @@ use rocksdb::{
     compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory},
 };
 
-use super::{envelope::Envelope, store::POSITION_KEY};
+use super::envelope::Envelope;
 use crate::clock::{Clock, Timestamp};
 
 /// Counts that compaction threads write.
@@ -29,11 +29,11 @@ pub(super) struct Sweeper {
 }
 
 impl CompactionFilter for Sweeper {
-    fn filter(&mut self, _level: u32, name: &[u8], value: &[u8]) -> Decision {
-        // What does not decode is left for a read to find and count.
+    fn filter(&mut self, _level: u32, _name: &[u8], value: &[u8]) -> Decision {
+        // What does not decode is left for a read to find and count; the store's own notes among it.
         let expired =
             Envelope::unwrap(value).is_some_and(|(envelope, _)| envelope.expires <= self.now);
-        if expired && name != POSITION_KEY {
+        if expired {
             self.swept.expired.fetch_add(1, Ordering::Relaxed);
             return Decision::Remove;
         }
