@@ -30,7 +30,7 @@ pub(super) struct Sweeper {
 
 impl CompactionFilter for Sweeper {
     fn filter(&mut self, _level: u32, _name: &[u8], value: &[u8]) -> Decision {
-        // What does not decode is left for a read to find and count; the store's own notes among it.
+        // What does not decode, the store's own notes too, is left for a read to find and count.
         let expired =
             Envelope::unwrap(value).is_some_and(|(envelope, _)| envelope.expires <= self.now);
         if expired {
