@@ -1,6 +1,9 @@
-//! A port, below the level of any client: HTTP by hand, and a gRPC call that is never finished.
+//! A port, below the level of any client: HTTP by hand, and gRPC frame by frame, for what a client
+//! does not let a test decide: what is sent when, and what is not.
+//!
+//! RFC 9113 has the frames of HTTP/2, RFC 7541 its header fields.
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,14 +13,25 @@ use tokio::{
 
 const PATIENCE: Duration = Duration::from_secs(60);
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+/// On SETTINGS and PING.
 const ACKNOWLEDGED: u8 = 1;
+/// On DATA and HEADERS.
+const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+/// The error code of a caller that has gone.
+const CANCEL: u32 = 8;
+/// What every peer takes in one frame, and in all frames before it says more.
+const FRAME_BYTES_MAX: usize = 16 << 10;
+const WINDOW_BYTES: i64 = (64 << 10) - 1;
 
 /// Status and body of a GET over HTTP/1.1; an error when nobody answers.
-pub async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String)> {
+pub async fn http_get(address: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -32,52 +46,201 @@ pub async fn http_get(address: &str, path: &str) -> std::io::Result<(u16, String
         .map(|(_, body)| body.to_owned());
     match (status, body) {
         (Some(status), Some(body)) => Ok((status, body)),
-        _ => Err(std::io::Error::other(format!("not HTTP: {reply:?}"))),
+        _ => Err(io::Error::other(format!("not HTTP: {reply:?}"))),
     }
 }
 
-/// Begins a Put and never sends its message. The daemon has seen the call when this returns; it
-/// lasts until the stream is dropped. RFC 9113 has the frames, RFC 7541 the header fields.
-pub async fn half_sent_put(address: &str) -> TcpStream {
-    // Indexed: `:method: POST`, `:scheme: http`; then literals, never indexed, not compressed.
-    let mut fields = vec![0x83, 0x86];
-    fields.extend(field(&[0x04], "/pannier.v1.CacheService/Put"));
-    fields.extend(field(&[0x01], address));
-    fields.extend(field(&[0x0f, 0x10], "application/grpc"));
-    fields.extend(field(&[b"\x00\x02".as_slice(), b"te"].concat(), "trailers"));
-    connection(address, &frame(HEADERS, END_HEADERS, 1, &fields)).await
+/// A connection of HTTP/2 that does what it is told and nothing else.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    authority: String,
+    next_call: u32,
+    /// Bytes of DATA that the daemon still takes.
+    window: i64,
 }
 
-/// Opens a connection, makes no call and does not react to anything from then on.
-pub async fn idle_connection(address: &str) -> TcpStream {
-    connection(address, &[]).await
+/// A call on a [`Connection`]: its stream identifier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Call(u32);
+
+struct Frame {
+    kind: u8,
+    flags: u8,
+    stream: u32,
+    body: Vec<u8>,
 }
 
-/// A connection on which the daemon has seen these frames.
-async fn connection(address: &str, frames: &[u8]) -> TcpStream {
-    let mut stream = TcpStream::connect(address)
-        .await
-        .expect("the daemon listens");
-    let settings = frame(SETTINGS, 0, 0, &[]);
-    let bytes = [PREFACE, &settings, frames, &frame(PING, 0, 0, b"are you?")].concat();
-    stream.write_all(&bytes).await.expect("the daemon reads");
-    let answered = async {
+impl Connection {
+    /// Opens one; the daemon has answered when this returns.
+    ///
+    /// # Panics
+    /// When it does not.
+    pub async fn open(address: &str) -> Self {
+        let stream = TcpStream::connect(address)
+            .await
+            .expect("the daemon listens");
+        let authority = address.to_owned();
+        let mut connection = Self {
+            stream,
+            authority,
+            next_call: 1,
+            window: WINDOW_BYTES,
+        };
+        connection
+            .send(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat())
+            .await;
+        connection.seen().await;
+        // The windows that the daemon offers hold from here on.
+        connection
+            .send(&frame(SETTINGS, ACKNOWLEDGED, 0, &[]))
+            .await;
+        connection.seen().await;
+        connection
+    }
+
+    /// Begins a call of CacheService and sends no message. `timeout` becomes `grpc-timeout`.
+    pub async fn begin(&mut self, method: &str, timeout: Option<Duration>) -> Call {
+        let call = Call(self.next_call);
+        self.next_call += 2;
+        // Indexed: `:method: POST`, `:scheme: http`; then literals, not indexed, not compressed.
+        let mut fields = vec![0x83, 0x86];
+        fields.extend(field(
+            &[0x04],
+            &format!("/pannier.v1.CacheService/{method}"),
+        ));
+        fields.extend(field(&[0x01], &self.authority));
+        fields.extend(field(&[0x0f, 0x10], "application/grpc"));
+        fields.extend(field(b"\x00\x02te", "trailers"));
+        if let Some(timeout) = timeout {
+            fields.extend(field(
+                b"\x00\x0cgrpc-timeout",
+                &format!("{}m", timeout.as_millis()),
+            ));
+        }
+        self.send(&frame(HEADERS, END_HEADERS, call.0, &fields))
+            .await;
+        call
+    }
+
+    /// Sends the message of a call, all of it, as soon as the daemon takes it.
+    pub async fn finish(&mut self, call: Call, message: &[u8]) {
+        let length = u32::try_from(message.len()).expect("a message of less than 4 GiB");
+        // Not compressed, the length, the message.
+        let message = [&[0][..], &length.to_be_bytes(), message].concat();
+        let needed = i64::try_from(message.len()).expect("the same");
+        while self.window < needed {
+            self.receive().await;
+        }
+        self.window -= needed;
+        let parts = message.chunks(FRAME_BYTES_MAX);
+        let last = parts.len() - 1;
+        let frames = parts.enumerate().flat_map(|(index, part)| {
+            let flags = if index == last { END_STREAM } else { 0 };
+            frame(DATA, flags, call.0, part)
+        });
+        let frames: Vec<u8> = frames.collect();
+        self.send(&frames).await;
+    }
+
+    /// Leaves a call.
+    pub async fn cancel(&mut self, call: Call) {
+        self.send(&frame(RST_STREAM, 0, call.0, &CANCEL.to_be_bytes()))
+            .await;
+    }
+
+    /// Waits for the end of a call's answer, whatever it says.
+    pub async fn answered(&mut self, call: Call) {
         loop {
-            let mut head = [0; 9];
-            stream.read_exact(&mut head).await.expect("a frame");
-            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
-            let mut body = vec![0; length as usize];
-            stream.read_exact(&mut body).await.expect("the whole frame");
-            // Frames are handled in order: who answers the ping has seen the call.
-            if head[3] == PING && head[4] & ACKNOWLEDGED != 0 {
+            let frame = self.receive().await;
+            let ends = match frame.kind {
+                DATA | HEADERS => frame.flags & END_STREAM != 0,
+                RST_STREAM => true,
+                _ => false,
+            };
+            if ends && frame.stream == call.0 {
                 return;
             }
         }
-    };
-    timeout(PATIENCE, answered)
-        .await
-        .expect("the ping is answered");
-    stream
+    }
+
+    /// Returns when the daemon has seen everything sent so far: frames are handled in order, so it
+    /// has when it answers a ping.
+    pub async fn seen(&mut self) {
+        self.send(&frame(PING, 0, 0, b"are you?")).await;
+        loop {
+            let frame = self.receive().await;
+            if frame.kind == PING && frame.flags & ACKNOWLEDGED != 0 {
+                return;
+            }
+        }
+    }
+
+    async fn send(&mut self, bytes: &[u8]) {
+        let sent = timeout(PATIENCE, self.stream.write_all(bytes)).await;
+        sent.expect("in time").expect("the daemon reads");
+    }
+
+    async fn receive(&mut self) -> Frame {
+        let read = async {
+            let mut head = [0; 9];
+            self.stream.read_exact(&mut head).await?;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut body = vec![0; length as usize];
+            self.stream.read_exact(&mut body).await?;
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            Ok::<_, io::Error>(Frame {
+                kind: head[3],
+                flags: head[4],
+                stream,
+                body,
+            })
+        };
+        let frame = timeout(PATIENCE, read)
+            .await
+            .expect("in time")
+            .expect("a whole frame");
+        if frame.kind == WINDOW_UPDATE && frame.stream == 0 {
+            let more = frame.body[..4]
+                .try_into()
+                .map(u32::from_be_bytes)
+                .expect("four bytes");
+            self.window += i64::from(more);
+        }
+        frame
+    }
+}
+
+/// The message of a Put of some value; the stubs' messages do not encode themselves.
+pub fn put_message(namespace: &str, key: &str, value: &[u8]) -> Vec<u8> {
+    [
+        text(1, namespace.as_bytes()),
+        text(2, key.as_bytes()),
+        text(3, value),
+    ]
+    .concat()
+}
+
+/// The message of an Invalidate of one key.
+pub fn invalidate_message(namespace: &str, key: &str) -> Vec<u8> {
+    [
+        text(1, namespace.as_bytes()),
+        text(2, &text(1, key.as_bytes())),
+    ]
+    .concat()
+}
+
+/// A field of bytes as protobuf writes it.
+fn text(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let mut encoded = vec![number << 3 | 2];
+    let mut rest = bytes.len();
+    while rest >= 0x80 {
+        encoded.push(u8::try_from(rest & 0x7f).expect("seven bits") | 0x80);
+        rest >>= 7;
+    }
+    encoded.push(u8::try_from(rest).expect("seven bits"));
+    encoded.extend(bytes);
+    encoded
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, body: &[u8]) -> Vec<u8> {

@@ -4,7 +4,8 @@
 //! for keys that change between the two): after an acknowledged put, overwrite or invalidation, a
 //! read by any connection sees its effect, while others write; a put that its caller abandoned, by
 //! going away or by its deadline, is over once a later invalidation is acknowledged: the value does
-//! not come back.
+//! not come back. Later means later on the wire, so these two send their frames themselves: a
+//! client that drops a call may still be sending it when it makes the next one.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -19,10 +20,11 @@ use pannier_tests::{
     Daemon,
     load::{Count, noise},
     request,
+    wire::{self, Connection},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::task::JoinSet;
-use tonic::{Request, transport::Channel};
+use tonic::transport::Channel;
 
 const SMALL: usize = 100;
 const LARGE: usize = 300 << 10;
@@ -190,42 +192,37 @@ async fn readers_that_hammer_a_key_keep_no_old_value_alive() {
     readers.join_all().await;
 }
 
+/// Written on a blocking thread, and within what a stream takes without asking.
+const ABANDONED: usize = 900 << 10;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_put_whose_caller_left_does_not_come_back_after_an_invalidation() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
-    let value = noise(1, 3 << 20);
+    let mut wire = Connection::open(daemon.grpc()).await;
     let mut random = StdRng::seed_from_u64(5);
-    let (mut applied, mut abandoned) = (0, 0);
-    for round in 0..150 {
+    for round in 0..300_u64 {
         let key = format!("k{}", round % 5);
-        // From hardly sent to hardly unanswered.
-        let patience = Duration::from_micros(random.random_range(0..15_000));
-        let call = put(&mut stub, &key, value.clone());
-        match tokio::time::timeout(patience, call).await {
-            Ok(()) => applied += 1,
-            Err(_) => abandoned += 1,
+        let message = wire::put_message("n", &key, &noise(round, ABANDONED));
+        let call = wire.begin("Put", None).await;
+        wire.finish(call, &message).await;
+        // The point at which the caller leaves, from not yet read to already stored.
+        if !round.is_multiple_of(4) {
+            let point = Duration::from_micros(random.random_range(0..3_000));
+            tokio::time::sleep(point).await;
         }
-        invalidate(&mut stub, &key).await;
-        for _ in 0..3 {
-            let exists = stub
-                .exists(request::exists("n", &key))
-                .await
-                .unwrap()
-                .into_inner();
-            assert!(!exists.exists, "round {round}: back after {patience:?}");
-        }
+        wire.cancel(call).await;
+        let call = wire.begin("Invalidate", None).await;
+        wire.finish(call, &wire::invalidate_message("n", &key))
+            .await;
+        wire.answered(call).await;
+        stays_away(&mut stub, &key, round).await;
     }
-    for key in 0..5 {
-        let key = format!("k{key}");
-        assert!(
-            value_of(&mut stub, &key).await.is_none(),
-            "{key} is back in the end"
-        );
-    }
+    are_gone_in_the_end(&mut stub).await;
+    let puts = request::counters(&daemon.stats().await, "n").puts;
     assert!(
-        abandoned > 20,
-        "{applied} applied, {abandoned} abandoned: nothing was tried"
+        (5..300).contains(&puts),
+        "{puts} of 300 puts were finished: all left alike"
     );
 }
 
@@ -233,37 +230,46 @@ async fn a_put_whose_caller_left_does_not_come_back_after_an_invalidation() {
 async fn a_put_beyond_its_deadline_does_not_come_back_after_an_invalidation() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
-    let value = noise(1, 3 << 20);
-    let (mut applied, mut late) = (0, 0);
-    for round in 0..150_u64 {
+    let mut wire = Connection::open(daemon.grpc()).await;
+    for round in 0..300_u64 {
         let key = format!("k{}", round % 5);
-        let mut request = Request::new(request::put("n", &key, value.clone()));
-        request.set_timeout(Duration::from_millis(1 + round % 12));
-        match stub.put(request).await {
-            Ok(_) => applied += 1,
-            Err(_) => late += 1,
-        }
+        let message = wire::put_message("n", &key, &noise(round, ABANDONED));
+        let call = wire
+            .begin("Put", Some(Duration::from_millis(1 + round % 5)))
+            .await;
+        wire.finish(call, &message).await;
+        // Stored or beyond its deadline: the daemon says that it has done with it.
+        wire.answered(call).await;
         invalidate(&mut stub, &key).await;
-        for _ in 0..3 {
-            let exists = stub
-                .exists(request::exists("n", &key))
-                .await
-                .unwrap()
-                .into_inner();
-            assert!(!exists.exists, "round {round} is back");
-        }
+        stays_away(&mut stub, &key, round).await;
     }
+    are_gone_in_the_end(&mut stub).await;
+    let puts = request::counters(&daemon.stats().await, "n").puts;
+    assert!(
+        (5..300).contains(&puts),
+        "{puts} of 300 puts were in time: all fared alike"
+    );
+}
+
+async fn stays_away(stub: &mut Stub, key: &str, round: u64) {
+    for _ in 0..3 {
+        let exists = stub
+            .exists(request::exists("n", key))
+            .await
+            .unwrap()
+            .into_inner();
+        assert!(!exists.exists, "round {round}: {key} is back");
+    }
+}
+
+async fn are_gone_in_the_end(stub: &mut Stub) {
     for key in 0..5 {
         let key = format!("k{key}");
         assert!(
-            value_of(&mut stub, &key).await.is_none(),
+            value_of(stub, &key).await.is_none(),
             "{key} is back in the end"
         );
     }
-    assert!(
-        late > 20,
-        "{applied} applied, {late} late: nothing was tried"
-    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,14 @@ use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 /// A drain that only a request in flight can make as long as this.
 const PROMPT: Duration = Duration::from_secs(5);
 
+/// A call whose message never comes: it is in flight as long as the connection.
+async fn half_sent_put(daemon: &Daemon) -> wire::Connection {
+    let mut connection = wire::Connection::open(daemon.grpc()).await;
+    connection.begin("Put", None).await;
+    connection.seen().await;
+    connection
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_flight_is_finished_and_the_daemon_says_not_ready() {
     let config = "[server]\nmax_in_flight = 1\ndrain_timeout = \"60s\"\n";
@@ -124,7 +132,7 @@ async fn connections_that_have_said_nothing_do_not_hold_it_up() {
 async fn an_idle_connection_that_no_longer_reacts_does_not_hold_it_up() {
     let mut daemon = Daemon::start();
     // As of a client that is stopped, swapped out or behind a cut network.
-    let frozen = wire::idle_connection(daemon.grpc()).await;
+    let frozen = wire::Connection::open(daemon.grpc()).await;
     let begun = Instant::now();
     let ended = daemon.terminate();
     assert_eq!(
@@ -175,7 +183,7 @@ async fn a_request_that_never_ends_is_cut_off_at_the_deadline() {
         .put(request::put("n", "k", "v"))
         .await
         .unwrap();
-    let half_sent = wire::half_sent_put(daemon.grpc()).await;
+    let half_sent = half_sent_put(&daemon).await;
     let begun = Instant::now();
     let ended = daemon.terminate();
     assert_eq!(ended.code(), Some(4), "{}", ended.stderr);
@@ -201,7 +209,7 @@ async fn a_second_signal_ends_at_once() {
     let mut daemon = Daemon::builder().config(config).start();
     let stub = daemon.stub();
     stub.clone().put(request::put("n", "k", "v")).await.unwrap();
-    let half_sent = wire::half_sent_put(daemon.grpc()).await;
+    let half_sent = half_sent_put(&daemon).await;
     daemon.ask_to_stop();
     // The first signal has arrived; two that wait together would be one.
     eventually("the drain has begun", async || {
