@@ -80,6 +80,8 @@ impl Connection {
         let stream = TcpStream::connect(address)
             .await
             .expect("the daemon listens");
+        // Or each small frame would wait for the daemon's delayed acknowledgement.
+        stream.set_nodelay(true).expect("a TCP stream");
         let authority = address.to_owned();
         let mut connection = Self {
             stream,

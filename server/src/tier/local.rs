@@ -274,14 +274,14 @@ impl Inner {
         &self.locks[usize::try_from(hash % NAME_LOCKS as u64).unwrap_or(0)]
     }
 
-    /// Whether a record will soon be dropped for space: more than three quarters of what the store
-    /// holds have been written since.
+    /// Whether a record is in the older half of what the store holds, so that there is time to write
+    /// it again before it is dropped for space.
     fn is_aging(&self, envelope: &Envelope) -> bool {
         let age = self
             .position
             .load(Ordering::Relaxed)
             .saturating_sub(envelope.position);
-        age > self.sizes.data_files / 4 * 3
+        age > self.sizes.data_files / 2
     }
 }
 

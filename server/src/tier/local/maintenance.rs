@@ -37,9 +37,24 @@ const DAMAGED_PREFIX: &str = "damaged-";
 /// Works until `stop`.
 pub(super) async fn run(
     inner: Arc<Inner>,
-    mut refresh: mpsc::Receiver<EntryName>,
+    refresh: mpsc::Receiver<EntryName>,
     stop: CancellationToken,
 ) {
+    // Side by side: a record that is about to be dropped cannot wait for a repair.
+    let work = async { tokio::join!(refresh_all(&inner, refresh), look_after(&inner)) };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        _ = work => {}
+    }
+}
+
+async fn refresh_all(inner: &Arc<Inner>, mut refresh: mpsc::Receiver<EntryName>) {
+    while let Some(name) = refresh.recv().await {
+        refresh_one(inner, &name).await;
+    }
+}
+
+async fn look_after(inner: &Arc<Inner>) {
     let mut watch = interval(WATCH_EVERY);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut retry = RETRY_MIN;
@@ -52,18 +67,16 @@ pub(super) async fn run(
             }
         };
         tokio::select! {
-            () = stop.cancelled() => return,
             () = inner.wake.notified(), if next_try.is_none() => {
                 // The call may be one of a failure that has been repaired since.
                 next_try = inner.health.is_failing().then(Instant::now);
             }
             () = due => {
-                let repaired = repair(&inner).await;
+                let repaired = repair(inner).await;
                 next_try = (!repaired).then(|| Instant::now() + retry);
                 retry = if repaired { RETRY_MIN } else { (retry * 2).min(RETRY_MAX) };
             }
-            Some(name) = refresh.recv() => refresh_one(&inner, &name).await,
-            _ = watch.tick() => look_around(&inner).await,
+            _ = watch.tick() => look_around(inner).await,
         }
     }
 }
