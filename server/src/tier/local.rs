@@ -274,8 +274,8 @@ impl Inner {
         &self.locks[usize::try_from(hash % NAME_LOCKS as u64).unwrap_or(0)]
     }
 
-    /// Whether a record is in the older half of what the store holds, so that there is time to write
-    /// it again before it is dropped for space.
+    /// Whether a record is in the older half of what the store holds: early enough to write it
+    /// again before it is dropped for space.
     fn is_aging(&self, envelope: &Envelope) -> bool {
         let age = self
             .position
