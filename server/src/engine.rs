@@ -142,6 +142,15 @@ impl Engine {
         self.local.clear().await
     }
 
+    /// Counts a fault that was found before the engine was asked.
+    pub fn counted_for<T>(&self, namespace: &str, result: Result<T>) -> Result<T> {
+        if result.is_err() {
+            // A name that breaks the rule has no counters; that fault comes first.
+            self.namespaces.get(namespace)?.counters.errors.one();
+        }
+        result
+    }
+
     /// Counts a result that is an error.
     fn counted<T>(namespace: &Namespace, result: Result<T>) -> Result<T> {
         if result.is_err() {

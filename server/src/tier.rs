@@ -11,7 +11,13 @@ mod memory;
 
 use std::future::Future;
 
-use crate::{clock::Timestamp, error::Result, key::EntryName, record::Record};
+use crate::{
+    clock::Timestamp,
+    error::Result,
+    key::EntryName,
+    record::{Head, Record},
+    stamp::Stamp,
+};
 
 /// A record a tier holds, with the end of its lifetime there.
 #[derive(Debug, Clone)]
@@ -20,6 +26,49 @@ pub struct Found {
     pub record: Record,
     /// When the tier lets go of it. Not later than the entry's own end (P2).
     pub expires: Timestamp,
+    /// What was known of it when it was kept.
+    pub mark: Mark,
+}
+
+/// How the fences of coherence stood when a copy was taken: what decides, at each read, whether
+/// the copy still counts. A tier keeps it and gives it back, and makes nothing of it.
+///
+/// The default never counts: such a copy has to be verified before it is trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// The epoch; a gap in what was heard of the shared tier ends one.
+    pub epoch: u64,
+    /// The number of the last change heard of; 0 is before all of them.
+    pub sequence: u64,
+}
+
+/// What must hold for a write to happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing.
+    Always,
+    /// No live record of that name.
+    Absent,
+    /// A live record with this version.
+    Version(Stamp),
+    /// No live record, or one with the same value and attributes, which is then kept.
+    AbsentOrSame,
+}
+
+/// How a conditional write ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// The record was written.
+    Written,
+    /// The same value was there already and stays ([`Condition::AbsentOrSame`]).
+    Kept {
+        /// Its fixed part.
+        head: Head,
+        /// When the tier lets go of it.
+        expires: Timestamp,
+    },
+    /// The condition did not hold.
+    Refused,
 }
 
 /// The contract every tier keeps; `conformance` is its test.

@@ -745,51 +745,118 @@ async fn what_this_version_does_not_serve_says_so() {
     assert_eq!(value_of(&stub, "k").await.unwrap(), "v");
 }
 
+/// The answer to a batch that is refused as a whole, and where its message begins.
+#[track_caller]
+fn refused_whole<T>(answer: Result<T, tonic::Status>, code: Code, field: &str) {
+    let status = answer.err().unwrap_or_else(|| panic!("{field} is taken"));
+    assert_eq!(status.code(), code, "{status:?}");
+    assert!(status.message().starts_with(field), "{status:?}");
+}
+
 #[tokio::test]
-async fn options_that_a_batch_does_not_take_are_refused_for_the_whole_batch() {
+async fn what_concerns_a_whole_batch_fails_the_whole_batch() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
-    let with = |options: WriteOptions| {
-        let items = [("k".to_owned(), Bytes::from("v"))];
-        let mut request = request::put_many("n", items);
+    let batch = |namespace: &str, options: WriteOptions| {
+        let items = [
+            ("k".to_owned(), Bytes::from("v")),
+            (String::new(), "v".into()),
+        ];
+        let mut request = request::put_many(namespace, items);
         request.options = Some(options);
         request
     };
-    let version = Condition::IfVersion(Bytes::from(vec![0; 16]));
-    let conditional = WriteOptions {
-        condition: Some(version),
+    let invalid = Code::InvalidArgument;
+    let plain = WriteOptions::default();
+    let version = |length| WriteOptions {
+        condition: Some(Condition::IfVersion(Bytes::from(vec![0; length]))),
         ..WriteOptions::default()
     };
-    let status = stub.put_many(with(conditional)).await.unwrap_err();
-    assert_eq!(status.code(), Code::InvalidArgument);
-    assert!(
-        status.message().starts_with("options.if_version: "),
-        "{status:?}"
-    );
-    let absent = Condition::IfAbsent(true);
-    let absent = WriteOptions {
-        condition: Some(absent),
+    let mode = |mode| WriteOptions {
+        mode,
         ..WriteOptions::default()
     };
-    let faults = |reply: tonic::Response<pannier_proto::v1::PutManyResponse>| {
-        let results = reply.into_inner().results.into_iter();
-        results
-            .map(|result| result.fault.map(|fault| fault.code))
-            .collect::<Vec<_>>()
+    let token = WriteOptions {
+        lease_token: "t".into(),
+        ..WriteOptions::default()
     };
-    assert_eq!(
-        faults(stub.put_many(with(absent.clone())).await.unwrap()),
-        [None]
-    );
-    let again = faults(stub.put_many(with(absent)).await.unwrap());
-    assert_eq!(again, [Some(Code::AlreadyExists as u32)]);
+    let table = [
+        ("Bad!", plain, invalid, "namespace: "),
+        ("n", version(16), invalid, "options.if_version: "),
+        ("n", version(3), invalid, "options.if_version: "),
+        ("n", mode(17), invalid, "options.mode: 17"),
+        (
+            "n",
+            mode(WriteMode::Shared.into()),
+            Code::FailedPrecondition,
+            "options.mode: ",
+        ),
+        (
+            "n",
+            token,
+            invalid,
+            "options.lease_token: cannot be used with PutMany",
+        ),
+    ];
+    for (namespace, options, code, field) in table {
+        refused_whole(stub.put_many(batch(namespace, options)).await, code, field);
+    }
+    let reading = |options: ReadOptions, namespace: &str| {
+        let mut request = request::get_many(namespace, ["k", ""]);
+        request.options = Some(options);
+        let mut stub = stub.clone();
+        async move { stub.get_many(request).await }
+    };
     let lease = ReadOptions {
         lease: Some(LeaseRequest::default()),
         ..ReadOptions::default()
     };
-    let mut request = request::get_many("n", ["k"]);
-    request.options = Some(lease);
-    assert!(stub.get_many(request).await.is_err());
+    let field = "options.lease: cannot be used with GetMany";
+    refused_whole(reading(lease, "n").await, invalid, field);
+    let bad = reading(ReadOptions::default(), "Bad!").await;
+    refused_whole(bad, invalid, "namespace: ");
+    assert!(value_of(&stub, "k").await.is_none(), "nothing was written");
+    let n = request::counters(&daemon.stats().await, "n");
+    assert_eq!((n.errors, n.refusals), (5, 1), "each batch counts once");
+}
+
+#[tokio::test]
+async fn if_absent_is_decided_for_each_item_of_a_batch() {
+    let daemon = Daemon::start();
+    let mut stub = daemon.stub();
+    let mut faults = async |keys: [&str; 2]| {
+        let items = keys.map(|key| (key.to_owned(), Bytes::from("v")));
+        let mut request = request::put_many("n", items);
+        request.options = Some(WriteOptions {
+            condition: Some(Condition::IfAbsent(true)),
+            ..WriteOptions::default()
+        });
+        let results = stub.put_many(request).await.unwrap().into_inner().results;
+        let codes = results.into_iter().map(|it| it.fault.map(|it| it.code));
+        codes.collect::<Vec<_>>()
+    };
+    assert_eq!(faults(["a", "b"]).await, [None, None]);
+    let exists = Some(Code::AlreadyExists as u32);
+    assert_eq!(faults(["b", "c"]).await, [exists, None]);
+}
+
+#[tokio::test]
+async fn a_fault_that_is_found_while_decoding_is_counted() {
+    let daemon = Daemon::start();
+    let mut stub = daemon.stub();
+    let mut target = request::invalidate("n", Target::All(true));
+    target.target = None;
+    stub.invalidate(target).await.unwrap_err();
+    let long = PutRequest {
+        ttl: Some(request::span(-1, 0)),
+        ..request::put("n", "k", "v")
+    };
+    stub.put(long).await.unwrap_err();
+    let mut items = request::put_many("n", [("k".to_owned(), "v")]);
+    items.items[0].ttl = Some(request::span(-1, 0));
+    let reply = stub.put_many(items).await.unwrap().into_inner();
+    assert!(reply.results[0].fault.is_some());
+    assert_eq!(request::counters(&daemon.stats().await, "n").errors, 3);
 }
 
 #[tokio::test]

@@ -4,7 +4,8 @@
 //! it is; a directory that is removed, taken over by another daemon, full, or read-only makes reads
 //! misses and writes UNAVAILABLE, never another error; what a failed write or invalidation should
 //! have replaced is not served, neither during the fault nor after it; once the cause is gone the
-//! tier works again without help; what could not be opened at the start is said.
+//! tier works again without help; what could not be opened at the start is said; a directory in
+//! place of a file, or a file in place of a directory, costs entries at most.
 //! Needs root or user namespaces (`sandbox`).
 #![allow(
     clippy::unwrap_used,
@@ -192,6 +193,93 @@ async fn a_removed_directory_is_made_anew() {
             value_of(&mut daemon.stub(), "kept").await.is_some(),
             "{removed:?}"
         );
+    }
+}
+
+/// Puts something of the other kind in the place of each file or directory that `chosen` names.
+fn misplace(data_dir: &Path, chosen: impl Fn(&str) -> bool) -> usize {
+    let folders = [data_dir.to_owned(), data_dir.join("entries")];
+    let entries = folders
+        .iter()
+        .flat_map(|folder| fs::read_dir(folder).unwrap());
+    let paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    let chosen = paths.iter().filter(|path| {
+        let name = path.file_name().unwrap().to_string_lossy();
+        chosen(&name)
+    });
+    let mut count = 0;
+    for path in chosen {
+        if path.is_dir() {
+            fs::remove_dir_all(path).unwrap();
+            fs::write(path, "a file").unwrap();
+        } else {
+            fs::remove_file(path).unwrap();
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("file"), "in a directory").unwrap();
+        }
+        count += 1;
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_lies_in_the_place_of_a_file_or_directory_does_not_stop_the_start() {
+    let places = [
+        // Tables, blobs and logs, then the store's own books, then the tier's.
+        ".sst",
+        ".blob",
+        ".log",
+        "MANIFEST-",
+        "CURRENT",
+        "IDENTITY",
+        "LOCK",
+        "WATERMARK",
+        "pannierd.lock",
+        "entries",
+    ];
+    for what in places {
+        let chosen = |name: &str| name.starts_with(what) || name.ends_with(what);
+        let mut daemon = Daemon::start();
+        let mut stub = daemon.stub();
+        for index in 0..10 {
+            let (key, value) = old(index);
+            assert!(put(&mut stub, &key, value).await);
+        }
+        assert_eq!(daemon.terminate().code(), Some(0));
+        let mut daemon = daemon.restart();
+        assert!(put(&mut daemon.stub(), "k", "in the log".into()).await);
+        daemon.kill();
+        // Also in the place of what is set aside.
+        fs::write(daemon.data_dir().join("damaged-1"), "a file").unwrap();
+        fs::create_dir(daemon.data_dir().join("probe")).unwrap();
+        assert!(misplace(daemon.data_dir(), chosen) > 0, "no {what}");
+        let mut daemon = daemon.restart();
+        let mut stub = daemon.stub();
+        for index in 0..10 {
+            let (key, value) = old(index);
+            let got = value_of(&mut stub, &key).await;
+            assert!(got.is_none_or(|got| got == value), "{what}: {key}");
+        }
+        assert!(put(&mut stub, "k", "new".into()).await, "{what}");
+        assert_eq!(daemon.terminate().code(), Some(0), "{what}");
+        let daemon = daemon.restart();
+        let got = value_of(&mut daemon.stub(), "k").await;
+        assert_eq!(got, Some("new".into()), "{what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_into_the_place_of_a_file_or_directory_is_put_right() {
+    for what in ["entries", "pannierd.lock"] {
+        let daemon = Daemon::start();
+        assert!(put(&mut daemon.stub(), "k", "v".into()).await);
+        fs::create_dir(daemon.data_dir().join("probe")).unwrap();
+        assert_eq!(misplace(daemon.data_dir(), |name| name == what), 1);
+        eventually("it is noticed", async || {
+            local_stats(&daemon).await.reopens > 0
+        })
+        .await;
+        works_again(&daemon).await;
     }
 }
 

@@ -114,7 +114,7 @@ impl Failure {
                 "raise --timeout, or see `pannier health`",
             ),
             Kind::InvalidArgument => Self::usage(message, "correct the request"),
-            Kind::Refused => Self::refused(message, "check the condition, or what you may do"),
+            Kind::Refused => Self::refused(message, remedy_of_refusal(message)),
             Kind::Overloaded => Self::refused(message, "try again in a moment"),
             Kind::Unimplemented => Self::refused(
                 format!(
@@ -144,6 +144,16 @@ fn or_none(message: &str) -> &str {
     }
 }
 
+/// The daemon's message begins with the field that stands in the way.
+fn remedy_of_refusal(message: &str) -> &'static str {
+    let names = |field| message.starts_with(field);
+    if names("options.require_shared:") || names("options.mode:") {
+        "configure a shared tier, or do not demand it"
+    } else {
+        "check the condition, or what you may do"
+    }
+}
+
 fn nobody_listens(error: &Error) -> bool {
     let mut next = error.source();
     while let Some(cause) = next {
@@ -162,7 +172,7 @@ fn nobody_listens(error: &Error) -> bool {
 mod tests {
     use std::io;
 
-    use super::{Exit, Failure};
+    use super::{Exit, Failure, remedy_of_refusal};
 
     #[test]
     fn a_reader_that_went_away_is_no_fault() {
@@ -173,6 +183,14 @@ mod tests {
             (failure.exit, failure.message.is_none()),
             (Exit::Refused, false)
         );
+    }
+
+    #[test]
+    fn a_shared_tier_that_is_not_there_is_no_condition() {
+        let shared = remedy_of_refusal("options.require_shared: no shared tier is configured");
+        assert!(shared.contains("shared tier"), "{shared}");
+        let condition = remedy_of_refusal("options.if_absent: the key has a live entry");
+        assert!(condition.contains("condition"), "{condition}");
     }
 
     #[test]

@@ -90,7 +90,7 @@ impl Client {
 
     /// Writes 1 to 1000 entries in order, each as [`put`](Self::put) would; `answers[i]` belongs to
     /// `items[i]`. The whole is at most 4 MiB. Not a transaction: one item's fault never fails its
-    /// neighbours.
+    /// neighbours. What is wrong with namespace or options fails the call as a whole.
     pub async fn put_many(
         &self,
         namespace: &str,

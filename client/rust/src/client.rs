@@ -21,7 +21,9 @@ pub const UNARY_VALUE_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
 /// A client of one daemon. Cheap to clone; clones share the connection.
 ///
 /// Every call is cancel safe on this side: dropping its future abandons the call. The daemon may
-/// have carried it out all the same.
+/// have carried it out all the same, or carry it out later: gRPC does not order an abandoned call
+/// before the next one. So an invalidation that follows a dropped [`put`](Client::put) may be done
+/// first, and the value be there afterwards; await the put where that matters.
 ///
 /// Every call fails with [`Kind::Unreachable`], [`Kind::Deadline`], [`Kind::InvalidArgument`],
 /// [`Kind::Overloaded`] or [`Kind::Internal`]; other kinds are named where they occur.

@@ -25,6 +25,15 @@ pub struct ReadOptions {
 }
 
 impl ReadOptions {
+    /// For a call that elects nobody.
+    fn check_without_lease(self, rpc: &str) -> Result<()> {
+        if self.lease {
+            let text = format!("options.lease: cannot be used with {rpc}");
+            return Err(Error::invalid(text));
+        }
+        Ok(())
+    }
+
     fn check(self) -> Result<()> {
         if self.local_only && self.require_shared {
             return Err(Error::invalid(
@@ -109,7 +118,9 @@ impl Engine {
         options: ReadOptions,
     ) -> Result<Vec<Result<Answer>>> {
         let namespace = self.namespaces.get(namespace)?;
-        let checked = check_batch("keys", keys.len()).and_then(|()| options.check());
+        let checked = check_batch("keys", keys.len())
+            .and_then(|()| options.check_without_lease("GetMany"))
+            .and_then(|()| options.check());
         Self::counted(&namespace, checked)?;
         let mut answers = Vec::with_capacity(keys.len());
         let mut keys = keys.into_iter().peekable();
@@ -171,9 +182,7 @@ impl Engine {
         options: ReadOptions,
     ) -> Result<Existence> {
         let name = EntryName::new(&namespace.name, &Key::new(key)?);
-        if options.lease {
-            return Err(Error::invalid("options.lease: cannot be used with Exists"));
-        }
+        options.check_without_lease("Exists")?;
         options.check()?;
         let begun = Instant::now();
         let head = if namespace.uses_local() {

@@ -16,7 +16,7 @@ use crate::{
     entry::{Attributes, Entry},
     error::Kind,
     glob::Glob,
-    tier::local::{Condition, Maintenance},
+    tier::{Condition, local::Maintenance},
 };
 
 const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Outcome, Provenance, Source};
+use super::{Engine, Outcome, Provenance, Source, check_batch};
 use crate::{
     clock::Timestamp,
     config::Policy,
@@ -12,7 +12,7 @@ use crate::{
     namespace::Namespace,
     record::Record,
     stamp::Stamp,
-    tier::local::{Condition, Stored},
+    tier::{Condition, Mark, Stored},
 };
 
 /// Shortest lifetime that can be asked for.
@@ -66,13 +66,35 @@ impl Engine {
     ) -> Result<Written> {
         let namespace = self.namespaces.get(namespace)?;
         let result = self.put_in(&namespace, key, entry, options).await;
+        Self::counted_write(&namespace, result)
+    }
+
+    /// Checks what all items of a batch of puts have in common; each is then put by itself.
+    pub fn check_put_many(
+        &self,
+        namespace: &str,
+        items: usize,
+        options: &PutOptions,
+    ) -> Result<()> {
+        let namespace = self.namespaces.get(namespace)?;
+        let checked = check_batch("items", items).and_then(|()| {
+            if matches!(options.condition, Condition::Version(_)) {
+                let text = "options.if_version: cannot be used with PutMany";
+                return Err(Error::invalid(text));
+            }
+            check_mode(options.mode)
+        });
+        Self::counted_write(&namespace, checked)
+    }
+
+    fn counted_write<T>(namespace: &Namespace, result: Result<T>) -> Result<T> {
         match &result {
             // Not an error of anybody: the caller asked to be refused.
             Err(error) if matches!(error.kind(), Kind::Exists | Kind::Precondition) => {
                 namespace.counters.refusals.one();
                 result
             }
-            _ => Self::counted(&namespace, result),
+            _ => Self::counted(namespace, result),
         }
     }
 
@@ -109,7 +131,7 @@ impl Engine {
         }
         let (stamp, expires) = match self
             .local
-            .put_if(&name, &record, expires, condition)
+            .put_if(&name, &record, expires, Mark::default(), condition)
             .await?
         {
             Stored::Written => (stamp, expires),
@@ -148,7 +170,11 @@ fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
             "options.if_version: the namespace is immutable, its entries have one version",
         ));
     }
-    match options.mode {
+    check_mode(options.mode)
+}
+
+fn check_mode(mode: WriteMode) -> Result<()> {
+    match mode {
         WriteMode::Through | WriteMode::Local => Ok(()),
         WriteMode::Shared => {
             let text = "options.mode: SHARED asks for the shared tier, but none is configured";

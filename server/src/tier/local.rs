@@ -21,6 +21,7 @@ mod hot;
 mod maintenance;
 mod owner;
 mod read;
+mod refresh;
 mod scan;
 mod store;
 mod sweep;
@@ -39,25 +40,22 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, Notify, OwnedMutexGuard, RwLock, Semaphore, mpsc},
+    sync::{Mutex, Notify, OwnedMutexGuard, RwLock, Semaphore},
     task::{JoinHandle, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::scan::Selection;
 use self::{
     budget::Sizes,
-    envelope::Envelope,
     health::Health,
     hot::Hot,
     owner::{Left, Owner},
+    refresh::Refresh,
     store::{INLINE_BYTES_MAX, Store},
     sweep::Swept,
 };
-pub use self::{
-    scan::Selection,
-    write::{Condition, Stored},
-};
-use super::{Found, Tier};
+use super::{Condition, Found, Mark, Tier};
 use crate::{
     clock::{Clock, Timestamp},
     config::LocalConfig,
@@ -73,8 +71,6 @@ const BLOCKING_MAX: usize = 32;
 /// Scans at once. They have permits of their own: a scan waits for `slices`, and whoever holds
 /// `slices` may be waiting for a blocking call.
 const SCANS_MAX: usize = 4;
-/// Records waiting to be written again; when it is full, the next hit asks again.
-const REFRESH_QUEUE: usize = 256;
 
 /// Figures of the local tier.
 #[derive(Debug, Clone, Default)]
@@ -138,7 +134,7 @@ struct Inner {
     position: AtomicU64,
     kept_position: AtomicU64,
     wake: Notify,
-    refresh: mpsc::Sender<EntryName>,
+    refresh: Refresh,
     counts: Counts,
 }
 
@@ -163,7 +159,6 @@ impl LocalTier {
         stop: CancellationToken,
     ) -> Result<(Self, Maintenance)> {
         let sizes = Sizes::new(config.disk_budget, config.memory_budget);
-        let (refresh, refresh_queue) = mpsc::channel(REFRESH_QUEUE);
         let inner = Arc::new(Inner {
             data_dir: config.data_dir.clone(),
             listen: listen.to_owned(),
@@ -182,12 +177,12 @@ impl LocalTier {
             position: AtomicU64::new(0),
             kept_position: AtomicU64::new(0),
             wake: Notify::new(),
-            refresh,
+            refresh: Refresh::default(),
             counts: Counts::default(),
         });
         let opening = Arc::clone(&inner);
         off_thread(move || opening.open_first()).await??;
-        let worker = maintenance::run(Arc::clone(&inner), refresh_queue, stop);
+        let worker = maintenance::run(Arc::clone(&inner), stop);
         #[expect(clippy::disallowed_methods, reason = "the handle goes to the caller")]
         let maintenance = tokio::spawn(worker);
         Ok((Self { inner }, maintenance))
@@ -273,16 +268,6 @@ impl Inner {
         let hash = self.hasher.hash_one(name.as_bytes());
         &self.locks[usize::try_from(hash % NAME_LOCKS as u64).unwrap_or(0)]
     }
-
-    /// Whether a record is in the older half of what the store holds: early enough to write it
-    /// again before it is dropped for space.
-    fn is_aging(&self, envelope: &Envelope) -> bool {
-        let age = self
-            .position
-            .load(Ordering::Relaxed)
-            .saturating_sub(envelope.position);
-        age > self.sizes.data_files / 2
-    }
 }
 
 impl Tier for LocalTier {
@@ -291,7 +276,7 @@ impl Tier for LocalTier {
     }
 
     async fn put(&self, name: &EntryName, record: &Record, expires: Timestamp) -> Result<()> {
-        self.put_if(name, record, expires, Condition::Always)
+        self.put_if(name, record, expires, Mark::default(), Condition::Always)
             .await
             .map(drop)
     }

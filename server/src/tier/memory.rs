@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Found, Tier};
+use super::{Found, Mark, Tier};
 use crate::{
     clock::{Clock, Timestamp},
     error::Result,
@@ -43,6 +43,7 @@ impl Tier for MemoryTier {
             Found {
                 record: record.clone(),
                 expires,
+                mark: Mark::default(),
             },
         );
         Ok(())

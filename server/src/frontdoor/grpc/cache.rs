@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Requests, deadline, decode, encode, status::status};
 use crate::{
-    engine::{Answer, Engine, Provenance, Source, check_batch},
+    engine::{Answer, Engine, Provenance, PutOptions, Source},
     error::{Error, Kind, Result},
 };
 
@@ -36,7 +36,8 @@ impl Cache {
 
     async fn get(&self, request: GetRequest) -> Result<GetResponse> {
         let _request = self.requests.admit()?;
-        let options = decode::read_options(request.options)?;
+        let options = decode::read_options(request.options);
+        let options = self.engine.counted_for(&request.namespace, options)?;
         let answer = self
             .engine
             .get(&request.namespace, request.key, options)
@@ -50,7 +51,8 @@ impl Cache {
 
     async fn put(&self, request: PutRequest) -> Result<PutResponse> {
         let _request = self.requests.admit()?;
-        let options = decode::put_options(request.options.as_ref(), request.ttl.as_ref())?;
+        let options = decode::put_options(request.options.as_ref(), request.ttl.as_ref());
+        let options = self.engine.counted_for(&request.namespace, options)?;
         let PutRequest {
             namespace,
             key,
@@ -60,14 +62,16 @@ impl Cache {
             tags,
             ..
         } = request;
-        let entry = decode::entry(value, content_type, metadata, tags)?;
+        let entry = decode::entry(value, content_type, metadata, tags);
+        let entry = self.engine.counted_for(&namespace, entry)?;
         let written = self.engine.put(&namespace, key, entry, options).await?;
         Ok(encode::put_response(&written))
     }
 
     async fn exists(&self, request: ExistsRequest) -> Result<ExistsResponse> {
         let _request = self.requests.admit()?;
-        let options = decode::read_options(request.options)?;
+        let options = decode::read_options(request.options);
+        let options = self.engine.counted_for(&request.namespace, options)?;
         let answer = self
             .engine
             .exists(&request.namespace, request.key, options)
@@ -81,7 +85,8 @@ impl Cache {
 
     async fn invalidate(&self, request: InvalidateRequest) -> Result<InvalidateResponse> {
         let _request = self.requests.admit()?;
-        let target = decode::target(request.target)?;
+        let target = decode::target(request.target);
+        let target = self.engine.counted_for(&request.namespace, target)?;
         let done = self.engine.invalidate(&request.namespace, target).await?;
         Ok(InvalidateResponse {
             count: done.count,
@@ -94,7 +99,8 @@ impl Cache {
     async fn get_many(&self, request: GetManyRequest) -> Result<GetManyResponse> {
         let _request = self.requests.admit()?;
         let begun = Instant::now();
-        let options = decode::read_options(request.options)?;
+        let options = decode::read_options(request.options);
+        let options = self.engine.counted_for(&request.namespace, options)?;
         let answers = self
             .engine
             .get_many(&request.namespace, request.keys, options)
@@ -132,20 +138,14 @@ impl Cache {
     async fn put_many(&self, request: PutManyRequest) -> Result<PutManyResponse> {
         let _request = self.requests.admit()?;
         let begun = Instant::now();
-        check_batch("items", request.items.len())?;
-        let options = request.options.unwrap_or_default();
-        if matches!(
-            options.condition,
-            Some(v1::write_options::Condition::IfVersion(_))
-        ) {
-            return Err(Error::invalid(
-                "options.if_version: cannot be used with PutMany",
-            ));
-        }
+        let options = decode::put_many_options(request.options.as_ref());
+        let options = self.engine.counted_for(&request.namespace, options)?;
+        self.engine
+            .check_put_many(&request.namespace, request.items.len(), &options)?;
         let mut results = Vec::with_capacity(request.items.len());
         let mut source = Source::None;
         for (index, item) in request.items.into_iter().enumerate() {
-            let written = self.put_item(&request.namespace, item, &options).await;
+            let written = self.put_item(&request.namespace, item, options).await;
             results.push(written.unwrap_or_else(|error| PutManyResult {
                 fault: Some(encode::fault(&error)),
                 ..PutManyResult::default()
@@ -173,18 +173,20 @@ impl Cache {
         &self,
         namespace: &str,
         item: PutManyItem,
-        options: &v1::WriteOptions,
+        options: PutOptions,
     ) -> Result<PutManyResult> {
-        let options = decode::put_options(Some(options), item.ttl.as_ref())?;
         let PutManyItem {
             key,
             value,
             metadata,
             content_type,
             tags,
-            ..
+            ttl,
         } = item;
-        let entry = decode::entry(value, content_type, metadata, tags)?;
+        let decoded = decode::ttl(ttl.as_ref())
+            .and_then(|ttl| Ok((ttl, decode::entry(value, content_type, metadata, tags)?)));
+        let (ttl, entry) = self.engine.counted_for(namespace, decoded)?;
+        let options = PutOptions { ttl, ..options };
         let written = self.engine.put(namespace, key, entry, options).await?;
         let PutResponse {
             version,

@@ -10,7 +10,7 @@ use crate::{
     entry::{Attributes, Entry},
     error::{Error, Kind, Result},
     stamp::Stamp,
-    tier::local::Condition,
+    tier::Condition,
 };
 
 /// A span of time that must not be negative.
@@ -31,6 +31,10 @@ pub(super) fn duration(field: &str, duration: &prost_types::Duration) -> Result<
             duration.seconds, duration.nanos
         ))),
     }
+}
+
+pub(super) fn ttl(ttl: Option<&prost_types::Duration>) -> Result<Option<Duration>> {
+    ttl.map(|ttl| duration("ttl", ttl)).transpose()
 }
 
 pub(super) fn read_options(options: Option<v1::ReadOptions>) -> Result<ReadOptions> {
@@ -54,7 +58,7 @@ pub(super) fn put_options(
     ttl: Option<&prost_types::Duration>,
 ) -> Result<PutOptions> {
     use v1::write_options::Condition as Wire;
-    let ttl = ttl.map(|ttl| duration("ttl", ttl)).transpose()?;
+    let ttl = self::ttl(ttl)?;
     let (mut mode, mut condition) = (WriteMode::Through, Condition::Always);
     if let Some(options) = options {
         mode = write_mode(options.mode)?;
@@ -75,6 +79,15 @@ pub(super) fn put_options(
         mode,
         condition,
     })
+}
+
+/// Write options for all items of a batch.
+pub(super) fn put_many_options(options: Option<&v1::WriteOptions>) -> Result<PutOptions> {
+    if options.is_some_and(|options| !options.lease_token.is_empty()) {
+        let text = "options.lease_token: cannot be used with PutMany";
+        return Err(Error::invalid(text));
+    }
+    put_options(options, None)
 }
 
 fn write_mode(mode: i32) -> Result<WriteMode> {

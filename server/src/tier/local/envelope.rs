@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! offset  size
-//!      0     1  envelope version, 1
+//!      0     1  envelope version, 2
 //!      1     3  reserved, zero
-//!      4     4  low half of XXH3-64 over bytes 0..4 and 8..24, little-endian
+//!      4     4  low half of XXH3-64 over bytes 0..4 and 8..40, little-endian
 //!      8     8  the tier lets go at, ms since the Unix epoch
 //!     16     8  position: bytes the tier had taken in when this was written
-//!     24     …  the record
+//!     24     8  mark: epoch
+//!     32     8  mark: sequence
+//!     40     …  the record
 //! ```
 //! The store is disposable: an envelope of another version is damage, and damage is a miss.
 
@@ -15,16 +17,17 @@ use std::hash::Hasher;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, tier::Mark};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Bytes before the record.
-pub(super) const ENVELOPE_BYTES: usize = 24;
+pub(super) const ENVELOPE_BYTES: usize = 40;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Envelope {
     pub(super) expires: Timestamp,
     pub(super) position: u64,
+    pub(super) mark: Mark,
 }
 
 impl Envelope {
@@ -35,6 +38,8 @@ impl Envelope {
         bytes[0] = VERSION;
         bytes[8..16].copy_from_slice(&self.expires.as_millis().to_le_bytes());
         bytes[16..24].copy_from_slice(&self.position.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.mark.epoch.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.mark.sequence.to_le_bytes());
         let sum = checksum(&bytes);
         bytes[4..8].copy_from_slice(&sum);
         bytes.extend_from_slice(record);
@@ -48,14 +53,15 @@ impl Envelope {
             return None;
         }
         let number = |at: usize| envelope[at..at + 8].try_into().ok().map(u64::from_le_bytes);
-        let expires = Timestamp::from_millis(number(8)?);
-        Some((
-            Self {
-                expires,
-                position: number(16)?,
+        let own = Self {
+            expires: Timestamp::from_millis(number(8)?),
+            position: number(16)?,
+            mark: Mark {
+                epoch: number(24)?,
+                sequence: number(32)?,
             },
-            record,
-        ))
+        };
+        Some((own, record))
     }
 }
 
@@ -76,6 +82,10 @@ mod tests {
         let envelope = Envelope {
             expires: Timestamp::from_millis(77),
             position: 1 << 40,
+            mark: Mark {
+                epoch: 3,
+                sequence: 1 << 33,
+            },
         };
         let good = envelope.wrap(b"record");
         assert_eq!(Envelope::unwrap(&good), Some((envelope, &b"record"[..])));

@@ -142,13 +142,20 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
-        tier::conformance::{name, record},
+        tier::{
+            Mark,
+            conformance::{name, record},
+        },
     };
 
     const END: Timestamp = Timestamp::from_millis(9);
     const ENVELOPE: Envelope = Envelope {
         expires: END,
         position: 0,
+        mark: Mark {
+            epoch: 0,
+            sequence: 0,
+        },
     };
 
     #[test]

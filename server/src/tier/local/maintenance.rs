@@ -1,4 +1,4 @@
-//! The local tier's background work: opening, repair, refreshing what is read, closing.
+//! The local tier's background work: opening, repair, closing; `refresh` runs beside it.
 //!
 //! Repair, after a failed write (P12): wait until the directory takes a megabyte again, close the
 //! store, set it aside if it is damaged, open it, remove what is doubtful. Tried at once, then
@@ -11,21 +11,11 @@ use std::{
     time::Duration,
 };
 
-use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval, sleep_until},
-};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    Inner, Left, Owner, Store,
-    envelope::{ENVELOPE_BYTES, Envelope},
-    off_thread, store_dir,
-};
-use crate::{
-    error::{Error, Kind, Result},
-    key::EntryName,
-};
+use super::{Inner, Left, Owner, Store, off_thread, refresh, store_dir};
+use crate::error::{Error, Kind, Result};
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -35,23 +25,14 @@ const PROBE_BYTES: usize = 1 << 20;
 const DAMAGED_PREFIX: &str = "damaged-";
 
 /// Works until `stop`.
-pub(super) async fn run(
-    inner: Arc<Inner>,
-    refresh: mpsc::Receiver<EntryName>,
-    stop: CancellationToken,
-) {
+pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
     // Side by side: a record that is about to be dropped cannot wait for a repair.
-    let work = async { tokio::join!(refresh_all(&inner, refresh), look_after(&inner)) };
+    let work = async { tokio::join!(refresh::run(&inner), look_after(&inner)) };
     tokio::select! {
         () = stop.cancelled() => {}
         _ = work => {}
     }
-}
-
-async fn refresh_all(inner: &Arc<Inner>, mut refresh: mpsc::Receiver<EntryName>) {
-    while let Some(name) = refresh.recv().await {
-        refresh_one(inner, &name).await;
-    }
+    inner.refresh.close();
 }
 
 async fn look_after(inner: &Arc<Inner>) {
@@ -106,45 +87,6 @@ async fn look_around(inner: &Arc<Inner>) {
             if let Err(error) = store.tune_merging() {
                 tracing::warn!(%error, "local tier: merging of tables could not be tuned");
             }
-        }
-    })
-    .await;
-}
-
-/// Writes a record again so that it is not dropped with the oldest, unless it has changed.
-async fn refresh_one(inner: &Arc<Inner>, name: &EntryName) {
-    let lock = Arc::clone(inner.lock_of(name)).lock_owned().await;
-    let slice = Arc::clone(&inner.slices).read_owned().await;
-    let slot = Arc::clone(&inner.store).read_owned().await;
-    let (worker, name) = (Arc::clone(inner), name.clone());
-    let _ = off_thread(move || {
-        let _guards = (lock, slice);
-        let Some(store) = &*slot else { return };
-        if worker.health.is_failing() {
-            return;
-        }
-        let aging = |value: &[u8]| {
-            let (envelope, record) = Envelope::unwrap(value)?;
-            let live = worker.clock.now() < envelope.expires;
-            (live && worker.is_aging(&envelope)).then(|| (envelope, record.to_vec()))
-        };
-        let Ok(Some(Some((envelope, record)))) = store.read(name.as_bytes(), aging) else {
-            // Dropped for space already, or changed: then the hot set's copy, if any, goes too.
-            worker.hot.changed(&name);
-            return;
-        };
-        let bytes = (ENVELOPE_BYTES + record.len()) as u64;
-        let position = worker.position.fetch_add(bytes, Ordering::Relaxed);
-        let value = Envelope {
-            position,
-            ..envelope
-        }
-        .wrap(&record);
-        let written = store.write(name.as_bytes(), &value);
-        worker.hot.changed(&name);
-        match written {
-            Ok(()) => _ = worker.counts.refreshed.fetch_add(1, Ordering::Relaxed),
-            Err(error) => _ = worker.failed(&name, error),
         }
     })
     .await;
@@ -292,19 +234,27 @@ impl Inner {
                 .to_string_lossy()
                 .starts_with(DAMAGED_PREFIX)
             {
-                fs::remove_dir_all(entry.path()).map_err(failed)?;
+                remove_any(&entry.path()).map_err(failed)?;
             }
         }
         let aside = format!("{DAMAGED_PREFIX}{}", self.clock.now().as_millis());
         let aside = self.data_dir.join(aside);
-        fs::rename(store_dir(&self.data_dir), &aside).map_err(failed)?;
+        match fs::rename(store_dir(&self.data_dir), &aside) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        }
+        if !aside.is_dir() {
+            // A file in place of the store tells nothing.
+            return remove_any(&aside).map_err(failed);
+        }
         for entry in fs::read_dir(&aside).map_err(failed)?.flatten() {
             let data = entry
                 .path()
                 .extension()
                 .is_some_and(|it| ["sst", "blob", "log"].iter().any(|kind| it == *kind));
             if data {
-                fs::remove_file(entry.path()).map_err(failed)?;
+                remove_any(&entry.path()).map_err(failed)?;
             }
         }
         Ok(())
@@ -344,6 +294,9 @@ impl Inner {
 fn probe(data_dir: &Path) -> io::Result<()> {
     fs::create_dir_all(data_dir)?;
     let path = data_dir.join("probe");
+    if path.is_dir() {
+        remove_any(&path)?;
+    }
     let result = fs::File::create(&path).and_then(|mut file| {
         io::Write::write_all(&mut file, &vec![1; PROBE_BYTES])?;
         file.sync_all()
@@ -352,11 +305,20 @@ fn probe(data_dir: &Path) -> io::Result<()> {
     result.and(removed)
 }
 
-fn discard(data_dir: &Path) -> Result<()> {
-    match fs::remove_dir_all(store_dir(data_dir)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(unusable(data_dir, error)),
+/// Removes a file or a whole directory; nothing there is fine as well.
+fn remove_any(path: &Path) -> io::Result<()> {
+    let removed = fs::symlink_metadata(path).and_then(|meta| match meta.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    });
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+fn discard(data_dir: &Path) -> Result<()> {
+    remove_any(&store_dir(data_dir)).map_err(|error| unusable(data_dir, error))
 }
 
 fn unusable(data_dir: &Path, error: io::Error) -> Error {

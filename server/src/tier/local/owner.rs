@@ -55,6 +55,10 @@ impl Owner {
         };
         fs::create_dir_all(dir).map_err(unusable)?;
         let path = dir.join(LOCK_FILE);
+        if path.is_dir() {
+            tracing::warn!("{LOCK_FILE} is a directory; it is removed");
+            fs::remove_dir_all(&path).map_err(unusable)?;
+        }
         let mut file = OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -96,10 +96,7 @@ impl LocalTier {
                 if ended || self.inner.health.doubts(name) {
                     return Ok(None);
                 }
-                if self.inner.is_aging(&envelope) {
-                    // A full queue is no fault: the next hit asks again.
-                    let _ = self.inner.refresh.try_send(name.clone());
-                }
+                self.inner.was_read(name, &envelope);
                 Ok(Some((envelope, found)))
             }
             Ok(Some(None)) => self.drop_damaged(name).await,
@@ -169,5 +166,6 @@ fn found((envelope, record): (Envelope, Record)) -> Found {
     Found {
         record,
         expires: envelope.expires,
+        mark: envelope.mark,
     }
 }

@@ -87,6 +87,7 @@ impl LocalTier {
         let inner = Arc::clone(&self.inner);
         let permit = Arc::clone(&self.inner.scans).acquire_owned().await;
         off_thread(move || {
+            // Given back after the fence has moved: `refresh` relies on it.
             let _permit = permit;
             let result = inner.delete_selected(&prefix, &selection, &cancelled);
             // Also for what the store has dropped for space and only the hot set still has.

@@ -43,6 +43,12 @@ pub(super) const INLINE_BYTES_MAX: usize = BLOB_BYTES_MIN;
 const TABLES_TARGET: i32 = 16;
 /// Tables below which merging is left off.
 const TABLES_MIN: usize = 8;
+/// How the system says that a file is gone, or that it is a directory, or its directory a file.
+const MISPLACED: [&str; 3] = [
+    "No such file or directory",
+    "Is a directory",
+    "Not a directory",
+];
 /// Where the position is kept; no entry's name begins with a zero byte.
 const POSITION_KEY: &[u8] = b"\0position";
 
@@ -352,8 +358,8 @@ pub(super) fn disk_bytes(path: &Path) -> u64 {
 fn store_error(error: &rocksdb::Error) -> Error {
     let text = format!("local tier: {}", error.as_ref());
     match error.kind() {
-        // A file that the store's own books name is gone.
-        ErrorKind::IOError if text.contains("No such file or directory") => {
+        // A file that the store's own books name is gone, or something else is in its place.
+        ErrorKind::IOError if MISPLACED.iter().any(|words| text.contains(words)) => {
             Error::new(Kind::Corrupt, text)
         }
         // A block or log that does not agree with its checksum.
@@ -372,7 +378,14 @@ fn store_error(error: &rocksdb::Error) -> Error {
 
 fn io_error(path: &Path, error: io::Error) -> Error {
     let text = format!("local tier: {} cannot be used", path.display());
-    Error::new(Kind::Unavailable, text).caused_by(error)
+    let kind = match error.kind() {
+        // As in `store_error`: a file where a directory belongs, or the other way round.
+        io::ErrorKind::AlreadyExists
+        | io::ErrorKind::NotADirectory
+        | io::ErrorKind::IsADirectory => Kind::Corrupt,
+        _ => Kind::Unavailable,
+    };
+    Error::new(kind, text).caused_by(error)
 }
 
 fn bytes(count: u64) -> usize {

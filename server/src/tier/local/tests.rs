@@ -8,7 +8,10 @@ use crate::{
     config::Size,
     glob::Glob,
     key::NamespaceName,
-    tier::conformance::{self, name, record},
+    tier::{
+        Stored,
+        conformance::{self, name, record},
+    },
 };
 
 const MIB: u64 = 1 << 20;
@@ -111,7 +114,7 @@ async fn conditions_are_decided_against_what_is_live() {
     let (tier, key) = (&opened.tier, name("n", "k"));
     let (first, second) = (record(1, 50, end()), record(2, 50, end()));
     let put = async |record: &Record, expires, condition| {
-        tier.put_if(&key, record, expires, condition)
+        tier.put_if(&key, record, expires, Mark::default(), condition)
             .await
             .expect("works")
     };
@@ -158,7 +161,7 @@ async fn of_many_that_put_if_absent_one_wins() {
             let (tier, key) = (opened.tier.clone(), name("n", &format!("k{round}")));
             let record = record(seed, if seed % 2 == 0 { 50 } else { 40 << 10 }, end());
             tasks.spawn(async move {
-                tier.put_if(&key, &record, end(), Condition::Absent)
+                tier.put_if(&key, &record, end(), Mark::default(), Condition::Absent)
                     .await
                     .expect("works")
             });
@@ -480,7 +483,7 @@ async fn scans_and_conditional_puts_do_not_wait_for_each_other() {
             let key = name("n", &format!("large{i}"));
             let condition = Condition::Version(record.head().stamp);
             putter
-                .put_if(&key, &record, end(), condition)
+                .put_if(&key, &record, end(), Mark::default(), condition)
                 .await
                 .expect("puts");
         });
@@ -489,5 +492,153 @@ async fn scans_and_conditional_puts_do_not_wait_for_each_other() {
     tokio::time::timeout(Duration::from_secs(60), all)
         .await
         .expect("all come to an end");
+    opened.close().await;
+}
+
+/// Takes a record from the store as it does itself for space, and makes the rest look old.
+async fn drop_for_space(tier: &LocalTier, name: &EntryName) {
+    let slot = tier.inner.store.read().await;
+    let store = slot.as_ref().expect("is open");
+    store.delete(name.as_bytes()).expect("deletes");
+    let way = tier.inner.sizes.data_files;
+    tier.inner.position.fetch_add(way, Ordering::Relaxed);
+}
+
+async fn is_stored(tier: &LocalTier, name: &EntryName) -> bool {
+    let slot = tier.inner.store.read().await;
+    let store = slot.as_ref().expect("is open");
+    let found = store.read(name.as_bytes(), |_| ()).expect("reads");
+    found.is_some()
+}
+
+/// Puts a record, has it in the hot set, and lets the store drop it.
+async fn keep_hot_only(tier: &LocalTier, name: &EntryName) {
+    let put = tier.put(name, &record(1, 1000, end()), end()).await;
+    put.expect("puts");
+    assert!(tier.get(name).await.expect("works").is_some());
+    drop_for_space(tier, name).await;
+}
+
+#[tokio::test]
+async fn what_the_store_has_dropped_is_written_again_from_the_hot_set() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let clock = Clock::mock(START);
+    let opened = open(dir.path(), &clock).await;
+    let (tier, key) = (&opened.tier, name("n", "k"));
+    keep_hot_only(tier, &key).await;
+    assert!(!is_stored(tier, &key).await);
+    refresh::refresh(&tier.inner, &key).await;
+    assert!(is_stored(tier, &key).await);
+    let found = tier.get(&key).await.expect("works").expect("is there");
+    assert_eq!(
+        found.record.as_bytes(),
+        record(1, 1000, end()).as_bytes(),
+        "unchanged"
+    );
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn a_refresh_brings_nothing_back() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let clock = Clock::mock(START);
+    let opened = open(dir.path(), &clock).await;
+    let (tier, key) = (&opened.tier, name("n", "k"));
+    let namespace = NamespaceName::new("n").expect("valid");
+    for how in ["removed", "scanned", "being scanned", "cleared", "ended"] {
+        keep_hot_only(tier, &key).await;
+        let mut scan = None;
+        match how {
+            "removed" => assert!(tier.delete(&key).await.expect("deletes"), "it was served"),
+            "scanned" => {
+                let scanned = tier.delete_selected(&namespace, Selection::All).await;
+                scanned.expect("scans");
+            }
+            // It may have passed the name, and has not moved the fence yet.
+            "being scanned" => scan = Arc::clone(&tier.inner.scans).try_acquire_owned().ok(),
+            "cleared" => tier.clear().await.expect("clears"),
+            _ => clock.advance(Duration::from_secs(3600)),
+        }
+        refresh::refresh(&tier.inner, &key).await;
+        drop(scan);
+        assert!(!is_stored(tier, &key).await, "{how}");
+        assert!(tier.get(&key).await.expect("works").is_none(), "{how}");
+    }
+    opened.close().await;
+}
+
+/// Interleaving: a scan has passed a name that only the hot set has; before its last slice the
+/// name is refreshed. Without the look at the scans under way it would come back behind the scan.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refresh_during_a_scan_undoes_nothing() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let clock = Clock::mock(START);
+    let opened = open(dir.path(), &clock).await;
+    // Several slices after the name that is looked for.
+    fill(&opened.tier, 0..5000).await;
+    let key = name("n", "!k");
+    let first = name("n", "!first:k");
+    for _ in 0..40 {
+        keep_hot_only(&opened.tier, &key).await;
+        let put = opened.tier.put(&first, &record(2, 10, end()), end()).await;
+        put.expect("puts");
+        let tier = opened.tier.clone();
+        let mut scan = tokio::task::JoinSet::new();
+        scan.spawn(async move {
+            let namespace = NamespaceName::new("n").expect("valid");
+            let glob = Selection::Pattern(Glob::new("*k").expect("valid"));
+            tier.delete_selected(&namespace, glob).await.expect("scans");
+        });
+        while is_stored(&opened.tier, &first).await {
+            tokio::task::yield_now().await;
+        }
+        refresh::refresh(&opened.tier.inner, &key).await;
+        scan.join_all().await;
+        assert!(opened.tier.get(&key).await.expect("works").is_none());
+    }
+    opened.close().await;
+}
+
+/// Hot records of 1 to 256 KiB: in tables and in blob files.
+fn hot(index: u64) -> (EntryName, Record) {
+    let record = record(index, 1 << (10 + index % 9), end());
+    (name("n", &format!("hot{index}")), record)
+}
+
+/// Puts records of 1 KiB to 1 MiB until all floods together have put five times what the store
+/// holds, and reads the hot ones once for each MiB of its own.
+async fn flood(tier: LocalTier, flood: u64, put: Arc<AtomicU64>) {
+    let records: Vec<_> = (0..11).map(|i| record(i, 1024 << i, end())).collect();
+    let (mut since_read, most) = (0, 5 * tier.inner.sizes.data_files);
+    for (i, record) in records.iter().cycle().enumerate() {
+        let key = name("n", &format!("flood{flood}-{i}"));
+        let bytes = record.as_bytes().len() as u64;
+        tier.put(&key, record, end()).await.expect("no put fails");
+        if put.fetch_add(bytes, Ordering::Relaxed) > most {
+            return;
+        }
+        since_read += bytes;
+        if since_read > MIB {
+            since_read = 0;
+            for (key, _) in (0..16).map(hot) {
+                let found = tier.get(&key).await.expect("works");
+                assert!(found.is_some(), "{key:?} was outrun");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_does_not_outrun_what_is_read() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let clock = Clock::mock(START);
+    let opened = open(dir.path(), &clock).await;
+    for (key, record) in (0..16).map(hot) {
+        let put = opened.tier.put(&key, &record, end()).await;
+        put.expect("puts");
+    }
+    let put = Arc::default();
+    let floods = (0..4).map(|index| flood(opened.tier.clone(), index, Arc::clone(&put)));
+    floods.collect::<tokio::task::JoinSet<_>>().join_all().await;
     opened.close().await;
 }

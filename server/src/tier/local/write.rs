@@ -11,48 +11,22 @@ use crate::{
     clock::Timestamp,
     error::Result,
     key::EntryName,
-    record::{Head, Record},
-    stamp::Stamp,
+    record::Record,
+    tier::{Condition, Found, Mark, Stored},
 };
 
-/// What must hold for a write to happen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing.
-    Always,
-    /// No live record of that name.
-    Absent,
-    /// A live record with this version.
-    Version(Stamp),
-    /// No live record, or one with the same value and attributes, which is then kept.
-    AbsentOrSame,
-}
-
-/// How a conditional write ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stored {
-    /// The record was written.
-    Written,
-    /// The same value was there already and stays ([`Condition::AbsentOrSame`]).
-    Kept {
-        /// Its fixed part.
-        head: Head,
-        /// When the tier lets go of it.
-        expires: Timestamp,
-    },
-    /// The condition did not hold.
-    Refused,
-}
-
 impl LocalTier {
-    /// Writes a record until `expires` if the condition holds; decided atomically.
+    /// Writes a record until `expires` if the condition holds; decided atomically. `mark` is kept
+    /// beside it.
     pub async fn put_if(
         &self,
         name: &EntryName,
         record: &Record,
         expires: Timestamp,
+        mark: Mark,
         condition: Condition,
     ) -> Result<Stored> {
+        self.inner.let_refresh_keep_up().await;
         let lock = self.lock(name).await;
         let slice = match condition {
             Condition::Always => None,
@@ -80,25 +54,39 @@ impl LocalTier {
         if !holds {
             return Ok(Stored::Refused);
         }
-        self.write(name, record, expires, (lock, slice)).await?;
+        let value = self.wrap(record, expires, mark);
+        self.change(name, Change::Put(value), (lock, slice)).await?;
         Ok(Stored::Written)
     }
 
-    /// Writes a record; `guards` are held until the store has it.
-    async fn write(
+    /// Keeps a copy of what another tier has, if `holds` says so while the name is locked: so a
+    /// copy that was overtaken on its way never replaces what overtook it.
+    pub async fn fill(
         &self,
         name: &EntryName,
-        record: &Record,
-        expires: Timestamp,
-        guards: impl Send + 'static,
+        found: &Found,
+        holds: impl FnOnce() -> bool,
     ) -> Result<()> {
+        let lock = self.lock(name).await;
+        if !holds() {
+            return Ok(());
+        }
+        let value = self.wrap(&found.record, found.expires, found.mark);
+        self.change(name, Change::Put(value), lock).await
+    }
+
+    fn wrap(&self, record: &Record, expires: Timestamp, mark: Mark) -> Vec<u8> {
         let bytes = record.as_bytes();
         let position = self
             .inner
             .position
             .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let value = Envelope { expires, position }.wrap(bytes);
-        self.change(name, Change::Put(value), guards).await
+        let envelope = Envelope {
+            expires,
+            position,
+            mark,
+        };
+        envelope.wrap(bytes)
     }
 
     /// Removes whatever lies under a name; `guards` are held until the store has done so.
