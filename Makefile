@@ -53,6 +53,17 @@ test: deps build check ## all that the CI runs: build, check, every test (ARGS="
 	@sh tools/with_lock.sh "$(CARGO_TARGET_DIR)/pannier-test.lock" sh -c \
 		'cargo build --quiet $(CARGO_FLAGS) && cargo test $(CARGO_FLAGS) $(ARGS)'
 
+# Faults at random against three daemons and one Redis, and what callers saw checked offline.
+SECONDS ?= 60
+SEED ?=
+.PHONY: torture
+torture: deps build ## coherence under random faults for long (SECONDS=1800 SEED=7)
+	$(phase)
+	@PANNIER_TORTURE_SECONDS="$(SECONDS)" $(if $(SEED),PANNIER_TORTURE_SEED="$(SEED)") \
+		sh tools/with_lock.sh "$(CARGO_TARGET_DIR)/pannier-test.lock" sh -c \
+		'cargo build --quiet $(CARGO_FLAGS) && \
+		cargo test $(CARGO_FLAGS) --test torture -- --nocapture --test-threads 1'
+
 # The bench profile is the release profile, so this compiles nothing of RocksDB either.
 .PHONY: bench
 bench: deps build ## the criterion benches (ARGS="…" is passed to criterion)

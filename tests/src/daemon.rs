@@ -310,6 +310,13 @@ impl Daemon {
         self.builder.start()
     }
 
+    /// The same for one that cannot be given away.
+    #[must_use]
+    pub fn restart_in_place(&mut self) -> Self {
+        self.kill();
+        self.builder.start()
+    }
+
     /// How it was started.
     pub fn how(&self) -> &Builder {
         &self.builder

@@ -3,6 +3,11 @@
 //!
 //! - [`Daemon`] is a running `pannierd`: started, watched, killed, stopped, restarted.
 //! - [`pannier`] runs the command line once.
+//! - [`Redis`] is a running `redis-server`; [`Sentinels`] and [`Cluster`] are several.
+//! - [`Proxy`] stands between daemon and Redis and does what networks do at their worst.
+//! - [`shared`] configures daemons for a shared tier and waits for what they make of it.
+//! - [`caller`] calls one daemon and expects an answer, whatever Redis does.
+//! - [`history`] records what callers saw and checks it against the promises of coherence.
 //! - [`wire`] speaks to a port below the level of any client, [`request`] builds messages.
 //! - [`sandbox`] gives a daemon a disk of its own that a test can fill or make read-only.
 //! - [`load`] makes values and requests that take long.
@@ -16,16 +21,25 @@
     reason = "a test plays the environment and may fail by panic"
 )]
 
+pub mod caller;
 mod cli;
 mod daemon;
 mod eventually;
+pub mod history;
 pub mod load;
+mod ports;
 mod process;
+mod proxy;
+mod redis;
 pub mod request;
 pub mod sandbox;
+pub mod shared;
 pub mod wire;
 
+pub use caller::Caller;
 pub use cli::{pannier, pannier_with_stdin, stderr, stdout};
 pub use daemon::{Builder, Daemon};
 pub use eventually::{EVENTUALLY_MAX, eventually};
 pub use process::Ended;
+pub use proxy::{Mode, Path, Proxy};
+pub use redis::{Certificates, Cluster, Connection, Data, Redis, RedisBuilder, Reply, Sentinels};

@@ -214,7 +214,11 @@ fn the_printed_configuration_is_complete_masked_and_can_be_read_again() {
         text.contains("pannier/4711"),
         "the default directory is of the port: {text}"
     );
-    let (again, _) = with_config(&text, &["--print-config"]);
+    let (masked, _) = with_config(&text, &["check-config"]);
+    assert_eq!(masked.code(), Some(2));
+    assert!(masked.stderr.contains("fill them in"), "{}", masked.stderr);
+    let filled = text.replace("***", "svc:hunter2");
+    let (again, _) = with_config(&filled, &["--print-config"]);
     assert_eq!(again.stdout, text, "{}", again.stderr);
 }
 

@@ -1,0 +1,737 @@
+//! Coherence under every fault at once: P2, P5 to P11.
+//!
+//! Three daemons, each behind a proxy of its own, and one Redis. Twelve callers put, read and
+//! invalidate a handful of keys, so that they meet; a client of Redis deletes and overwrites them
+//! too. Meanwhile faults come at random: connections are cut, silenced, slowed, spoilt, one path or
+//! both; trackers and clients are killed; Redis is stopped, flushed, killed and started again with
+//! its data or without; daemons are killed and started again, also while they are cut off.
+//! Everything that was seen is recorded and checked offline by the rules of
+//! `pannier_tests::history`, which raise no false alarm.
+//!
+//! `make torture SECONDS=1800 SEED=7` runs long: in segments of a minute, each with the seed after
+//! the last. A failure names the seed of its segment; the choices are the same with it, what the
+//! machine makes of them is not.
+//!
+//! A fault and the pauses between faults have random lengths: here sleeping is not waiting.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "a test plays the environment and may fail by panic"
+)]
+
+use std::{
+    collections::BTreeMap,
+    env,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use pannier_proto::v1::{
+    GetResponse, InvalidateResponse, PutRequest, PutResponse, SharedState, Tier, TierOutcome,
+    cache_service_client::CacheServiceClient, invalidate_request::Target,
+};
+use pannier_tests::{
+    Connection, Daemon, Data, Mode, Path, Proxy, Redis, eventually,
+    history::{
+        Action, Bounds, Fault, FaultKind, Found, History, Operation, Reach, Settled, Summary,
+    },
+    request, shared,
+};
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::{task::JoinSet, time::timeout};
+use tonic::{Status, transport::Channel};
+
+const DAEMONS: usize = 3;
+const CALLERS_EACH: usize = 4;
+const KEYS: usize = 6;
+const SEEDS: [u64; 2] = [1, 2];
+const SECONDS: u64 = 24;
+const SEGMENT_MAX: Duration = Duration::from_secs(60);
+/// A call without an answer for so long has failed.
+const CALL_MAX: Duration = Duration::from_secs(20);
+const NAMESPACE: &str = "n";
+const CONFIG: &str = "
+lease = \"1s\"
+heartbeat = \"150ms\"
+command_timeout = \"300ms\"
+connect_timeout = \"500ms\"
+reconnect_max = \"300ms\"
+[local]
+disk_budget = \"64MiB\"
+memory_budget = \"16MiB\"
+[namespaces.n]
+max_stale = \"2s\"
+";
+const BOUNDS: Bounds = Bounds {
+    lease: Duration::from_secs(1),
+    max_stale: Duration::from_secs(2),
+    slack: Duration::from_millis(100),
+    // An offset of clocks is known as far as a beat is fast.
+    stamps: Duration::from_millis(600),
+};
+
+type Stub = CacheServiceClient<Channel>;
+
+/// What all who take part share.
+struct Stage {
+    begun: Instant,
+    begun_at: Duration,
+    slots: Vec<RwLock<Slot>>,
+    redis: SocketAddr,
+    next_value: AtomicU64,
+    over: AtomicBool,
+    history: Mutex<History>,
+}
+
+/// A daemon as its callers reach it now.
+#[derive(Clone)]
+struct Slot {
+    stub: Stub,
+    process: u32,
+}
+
+impl Stage {
+    fn new(redis: &Redis, daemons: &[Daemon]) -> Arc<Self> {
+        let slot = |daemon: &Daemon| {
+            RwLock::new(Slot {
+                stub: daemon.stub(),
+                process: 0,
+            })
+        };
+        Arc::new(Self {
+            begun: Instant::now(),
+            begun_at: SystemTime::now().duration_since(UNIX_EPOCH).unwrap(),
+            slots: daemons.iter().map(slot).collect(),
+            redis: redis.address(),
+            next_value: AtomicU64::new(1),
+            over: AtomicBool::new(false),
+            history: Mutex::default(),
+        })
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    fn slot(&self, daemon: usize) -> Slot {
+        self.slots[daemon].read().unwrap().clone()
+    }
+
+    fn record(&self, operation: Operation) {
+        self.history.lock().unwrap().operations.push(operation);
+    }
+
+    fn record_fault(&self, daemon: Option<usize>, kind: FaultKind, from: Duration, name: &str) {
+        let fault = Fault {
+            daemon,
+            kind,
+            from,
+            to: self.now(),
+            name: name.to_owned(),
+        };
+        self.history.lock().unwrap().faults.push(fault);
+    }
+
+    /// An operation on Redis itself.
+    fn record_in_redis(&self, key: Option<usize>, begin: Duration, reach: Reach) {
+        self.record(Operation {
+            key,
+            daemon: None,
+            process: 0,
+            begin,
+            end: self.now(),
+            attached: false,
+            action: Action::Remove { reach },
+        });
+    }
+}
+
+fn key_name(key: usize) -> String {
+    format!("k{key}")
+}
+
+/// A value that says what it is, of any size: `k3v1234:xxxx`.
+fn value_text(key: usize, number: u64, padding: usize) -> String {
+    format!("k{key}v{number}:{}", "x".repeat(padding))
+}
+
+/// The number in the value of this key, also when something stands before it.
+fn value_number(key: usize, bytes: &[u8]) -> Option<u64> {
+    let at = bytes.iter().rposition(|byte| *byte == b'k')?;
+    let text = std::str::from_utf8(&bytes[at..]).ok()?;
+    let (head, padding) = text.strip_prefix(&format!("k{key}v"))?.split_once(':')?;
+    let is_whole = padding.bytes().all(|byte| byte == b'x');
+    is_whole.then(|| head.parse().ok()).flatten()
+}
+
+fn reach(outcome: TierOutcome) -> Reach {
+    match outcome {
+        TierOutcome::Applied => Reach::Applied,
+        TierOutcome::Deferred => Reach::Deferred,
+        _ => Reach::Failed,
+    }
+}
+
+/// One who calls one daemon.
+struct Caller {
+    stage: Arc<Stage>,
+    daemon: usize,
+    random: StdRng,
+}
+
+impl Caller {
+    async fn run(mut self) {
+        while !self.stage.is_over() {
+            let key = self.random.random_range(0..KEYS);
+            match self.random.random_range(0..100) {
+                0..55 => self.get(key).await,
+                55..85 => self.put(key).await,
+                85..97 => self.invalidate(Some(key), Self::one(key)).await,
+                97..99 => {
+                    self.invalidate(Some(key), Target::Prefix(key_name(key)))
+                        .await
+                }
+                _ => self.invalidate(None, Target::All(true)).await,
+            }
+            let pause = self.random.random_range(0..6000);
+            tokio::time::sleep(Duration::from_micros(pause)).await;
+        }
+    }
+
+    fn one(key: usize) -> Target {
+        Target::Keys(pannier_proto::v1::KeyList {
+            keys: vec![key_name(key)],
+        })
+    }
+
+    /// Records a call that began at `begin` and ends now.
+    fn record(
+        &self,
+        key: Option<usize>,
+        (begin, process): (Duration, u32),
+        state: Option<SharedState>,
+        action: Action,
+    ) {
+        self.stage.record(Operation {
+            key,
+            daemon: Some(self.daemon),
+            process,
+            begin,
+            end: self.stage.now(),
+            attached: state == Some(SharedState::Attached),
+            action,
+        });
+    }
+
+    async fn get(&mut self, key: usize) {
+        let begin = self.stage.now();
+        let Slot { mut stub, process } = self.stage.slot(self.daemon);
+        let reply = answer(stub.get(request::get(NAMESPACE, &key_name(key)))).await;
+        let state = reply.as_ref().and_then(|it| it.provenance.as_ref());
+        let state = state.map(|it| it.shared_state());
+        let action = match reply {
+            None => Action::Unanswered,
+            Some(reply) => Action::Get {
+                found: found(key, &reply),
+            },
+        };
+        self.record(Some(key), (begin, process), state, action);
+    }
+
+    async fn put(&mut self, key: usize) {
+        let number = self.stage.next_value.fetch_add(1, Ordering::Relaxed);
+        let padding = match self.random.random_range(0..10) {
+            0 => self.random.random_range(16_000..60_000),
+            _ => self.random.random_range(0..500),
+        };
+        let ttl = match self.random.random_bool(0.3) {
+            true => self.random.random_range(200..1500),
+            false => self.random.random_range(60_000..120_000),
+        };
+        let text = value_text(key, number, padding);
+        let request = PutRequest {
+            ttl: Some(request::milliseconds(ttl)),
+            ..request::put(NAMESPACE, &key_name(key), text)
+        };
+        let begin = self.stage.now();
+        let Slot { mut stub, process } = self.stage.slot(self.daemon);
+        let reply: Option<PutResponse> = answer(stub.put(request)).await;
+        let ttl = Duration::from_millis(u64::try_from(ttl).unwrap());
+        let state = reply.as_ref().and_then(|it| it.provenance.as_ref());
+        let state = state.map(|it| it.shared_state());
+        let action = Action::Put {
+            value: number,
+            expires: match &reply {
+                Some(reply) => self.expires(reply),
+                None => self.stage.now() + ttl,
+            },
+            reach: reply.map_or(Reach::Unknown, |reply| reach(reply.shared_outcome())),
+        };
+        self.record(Some(key), (begin, process), state, action);
+    }
+
+    fn expires(&self, reply: &PutResponse) -> Duration {
+        let at = request::epoch_milliseconds(reply.expire_time.as_ref());
+        let at = Duration::from_millis(u64::try_from(at).unwrap() + 1);
+        at.saturating_sub(self.stage.begun_at)
+    }
+
+    async fn invalidate(&mut self, key: Option<usize>, target: Target) {
+        let begin = self.stage.now();
+        let Slot { mut stub, process } = self.stage.slot(self.daemon);
+        let request = request::invalidate(NAMESPACE, target);
+        let reply: Option<InvalidateResponse> = answer(stub.invalidate(request)).await;
+        let state = reply.as_ref().and_then(|it| it.provenance.as_ref());
+        let state = state.map(|it| it.shared_state());
+        let reach = reply.map_or(Reach::Unknown, |reply| reach(reply.shared_outcome()));
+        self.record(key, (begin, process), state, Action::Remove { reach });
+    }
+}
+
+/// The answer of a call, if there is one.
+async fn answer<T>(call: impl Future<Output = Result<tonic::Response<T>, Status>>) -> Option<T> {
+    match timeout(CALL_MAX, call).await {
+        Ok(Ok(reply)) => Some(reply.into_inner()),
+        Ok(Err(_)) | Err(_) => None,
+    }
+}
+
+fn found(key: usize, reply: &GetResponse) -> Option<Found> {
+    let entry = reply.entry.as_ref()?;
+    let provenance = reply.provenance.as_ref()?;
+    Some(Found {
+        value: value_number(key, &entry.value),
+        stale: provenance.stale,
+        local: provenance.tier() == Tier::Local,
+    })
+}
+
+/// A program that knows nothing of Pannier and deletes and overwrites its keys.
+fn strange_client(stage: &Stage, mut random: StdRng) {
+    let mut connection = None;
+    while !stage.is_over() {
+        thread::sleep(Duration::from_millis(random.random_range(10..150)));
+        if connection.is_none() {
+            connection = Connection::open(stage.redis, None).ok();
+        }
+        let Some(open) = &mut connection else {
+            continue;
+        };
+        let key = random.random_range(0..KEYS);
+        let name = shared::key(NAMESPACE, &key_name(key));
+        let command = match random.random_bool(0.7) {
+            true => vec!["DEL", &name],
+            false => vec!["SET", &name, "no record", "PX", "1000"],
+        };
+        let begin = stage.now();
+        let reach = match open.command(&command) {
+            Ok(reply) if reply.is_error() => Reach::Failed,
+            Ok(_) => Reach::Applied,
+            Err(_) => {
+                connection = None;
+                Reach::Unknown
+            }
+        };
+        stage.record_in_redis(Some(key), begin, reach);
+    }
+}
+
+/// Injects the faults; owns what they are injected into.
+struct Injector {
+    stage: Arc<Stage>,
+    random: StdRng,
+    redis: Redis,
+    proxies: Vec<Proxy>,
+    daemons: Vec<Daemon>,
+    runtime: tokio::runtime::Handle,
+}
+
+impl Injector {
+    fn run(mut self, length: Duration) -> Self {
+        while self.stage.now() < length {
+            self.pause(100, 1200);
+            match self.random.random_range(0..16) {
+                0..4 => self.cut_off(),
+                4..6 => self.one_path(),
+                6 => self.slow(),
+                7 => self.nonsense(),
+                8 => self.reset(),
+                9 => self.stand_still(),
+                10 => self.restart_redis(Data::Kept),
+                11 => self.restart_redis(Data::Lost),
+                12 => self.flush(),
+                13 => self.crash(),
+                14 => self.crash_while_cut_off(),
+                _ => self.cut_off_two(),
+            }
+        }
+        self.stage.over.store(true, Ordering::Relaxed);
+        self
+    }
+
+    fn pause(&mut self, least: u64, most: u64) {
+        let pause = self.random.random_range(least..most);
+        thread::sleep(Duration::from_millis(pause));
+    }
+
+    /// As long as a fault lasts: mostly short, at times past `max_stale`.
+    fn hold(&mut self) {
+        match self.random.random_bool(0.12) {
+            true => self.pause(3500, 5000),
+            false => self.pause(20, 2200),
+        }
+    }
+
+    fn any_daemon(&mut self) -> usize {
+        self.random.random_range(0..DAEMONS)
+    }
+
+    fn hard_mode(&mut self) -> Mode {
+        match self.random.random_bool(0.5) {
+            true => Mode::Cut,
+            false => Mode::Silence,
+        }
+    }
+
+    /// Sets a mode for a while.
+    fn fault(&mut self, daemon: usize, path: Path, mode: Mode, kind: FaultKind) {
+        self.proxies[daemon].set_for(path, mode);
+        let from = self.stage.now();
+        self.hold();
+        let name = format!("{mode:?} of {path:?}");
+        self.stage.record_fault(Some(daemon), kind, from, &name);
+        self.proxies[daemon].set(Mode::Pass);
+    }
+
+    fn cut_off(&mut self) {
+        let (daemon, mode) = (self.any_daemon(), self.hard_mode());
+        self.fault(daemon, Path::All, mode, FaultKind::Swallowed);
+    }
+
+    fn cut_off_two(&mut self) {
+        let (daemon, mode) = (self.any_daemon(), self.hard_mode());
+        let other = (daemon + 1) % DAEMONS;
+        self.proxies[other].set(mode);
+        let from = self.stage.now();
+        self.fault(daemon, Path::All, mode, FaultKind::Swallowed);
+        let name = format!("{mode:?} of two");
+        self.stage
+            .record_fault(Some(other), FaultKind::Swallowed, from, &name);
+        self.proxies[other].set(Mode::Pass);
+    }
+
+    fn one_path(&mut self) {
+        let (daemon, mode) = (self.any_daemon(), self.hard_mode());
+        let (path, kind) = match self.random.random_bool(0.5) {
+            true => (Path::Tracking, FaultKind::TrackingSwallowed),
+            false => (Path::Data, FaultKind::DataSwallowed),
+        };
+        self.fault(daemon, path, mode, kind);
+    }
+
+    fn slow(&mut self) {
+        let daemon = self.any_daemon();
+        let span = Duration::from_millis(self.random.random_range(1..400));
+        let mode = match self.random.random_range(0..4) {
+            0 => Mode::Delay(span),
+            1 => Mode::Drip(50, span / 20),
+            2 => Mode::HoldReplies,
+            _ => Mode::HoldCommands,
+        };
+        let paths = [Path::All, Path::Data, Path::Tracking];
+        let path = paths[self.random.random_range(0..3)];
+        self.fault(daemon, path, mode, FaultKind::Other);
+    }
+
+    fn nonsense(&mut self) {
+        let daemon = self.any_daemon();
+        let mode = match self.random.random_range(0..3) {
+            0 => Mode::Garbage,
+            1 => Mode::Refuse,
+            _ => Mode::Truncate(self.random.random_range(1..3000)),
+        };
+        self.fault(daemon, Path::All, mode, FaultKind::Other);
+    }
+
+    fn reset(&mut self) {
+        let (daemon, from) = (self.any_daemon(), self.stage.now());
+        let name = match self.random.random_range(0..3) {
+            0 => {
+                self.redis.kill_trackers();
+                "trackers killed"
+            }
+            1 => {
+                self.redis.kill_clients();
+                "clients killed"
+            }
+            _ => {
+                let paths = [Path::All, Path::Data, Path::Tracking];
+                self.proxies[daemon].sever(paths[self.random.random_range(0..3)]);
+                "connections reset"
+            }
+        };
+        self.stage.record_fault(None, FaultKind::Other, from, name);
+    }
+
+    fn stand_still(&mut self) {
+        self.redis.freeze();
+        let from = self.stage.now();
+        self.hold();
+        self.stage
+            .record_fault(None, FaultKind::Stopped, from, "Redis stands still");
+        self.redis.thaw();
+    }
+
+    fn restart_redis(&mut self, data: Data) {
+        let begin = self.stage.now();
+        self.redis.kill();
+        let from = self.stage.now();
+        self.hold();
+        let name = format!("Redis is down, its data {data:?}");
+        self.stage
+            .record_fault(None, FaultKind::Swallowed, from, &name);
+        self.redis.restart(data);
+        if data == Data::Lost {
+            self.stage.record_in_redis(None, begin, Reach::Applied);
+        }
+    }
+
+    fn flush(&mut self) {
+        let begin = self.stage.now();
+        assert!(self.redis.command(&["FLUSHALL"]).is_ok());
+        self.stage.record_in_redis(None, begin, Reach::Applied);
+    }
+
+    fn crash(&mut self) {
+        let daemon = self.any_daemon();
+        self.kill_and_start(daemon);
+    }
+
+    fn kill_and_start(&mut self, daemon: usize) {
+        let from = self.stage.now();
+        self.daemons[daemon].kill();
+        self.pause(1, 500);
+        self.daemons[daemon] = self.daemons[daemon].restart_in_place();
+        // A channel belongs to the runtime of those who call.
+        let _entered = self.runtime.enter();
+        let mut slot = self.stage.slots[daemon].write().unwrap();
+        *slot = Slot {
+            stub: self.daemons[daemon].stub(),
+            process: slot.process + 1,
+        };
+        drop(slot);
+        self.stage
+            .record_fault(Some(daemon), FaultKind::Down, from, "killed");
+    }
+
+    fn crash_while_cut_off(&mut self) {
+        let (daemon, mode) = (self.any_daemon(), self.hard_mode());
+        self.proxies[daemon].set(mode);
+        let from = self.stage.now();
+        self.pause(50, 1500);
+        self.kill_and_start(daemon);
+        self.pause(50, 1500);
+        let name = format!("{mode:?} over a kill");
+        self.stage
+            .record_fault(Some(daemon), FaultKind::Swallowed, from, &name);
+        self.proxies[daemon].set(Mode::Pass);
+    }
+
+    /// Waits until everybody has settled, and records what each of them has.
+    async fn settle(&self) {
+        for daemon in &self.daemons {
+            shared::attached(daemon).await;
+        }
+        tokio::time::sleep(BOUNDS.lease + BOUNDS.slack).await;
+        for key in 0..KEYS {
+            eventually("what Redis has stays as it is for a moment", async || {
+                let before = self.in_redis(key);
+                let mut daemons = Vec::new();
+                for daemon in 0..DAEMONS {
+                    let random = StdRng::seed_from_u64(0);
+                    let stage = Arc::clone(&self.stage);
+                    let mut caller = Caller {
+                        stage,
+                        daemon,
+                        random,
+                    };
+                    caller.get(key).await;
+                    let history = self.stage.history.lock().unwrap();
+                    let found = match history.operations.last().map(|it| &it.action) {
+                        Some(Action::Get { found }) => *found,
+                        other => panic!("daemon {daemon} does not answer: {other:?}"),
+                    };
+                    let value = found.and_then(|found| found.value);
+                    daemons.push((value, found.is_some_and(|found| found.stale)));
+                }
+                let is_same = self.in_redis(key) == before;
+                if is_same {
+                    let settled = Settled {
+                        key,
+                        at: self.stage.now(),
+                        redis: before,
+                        daemons,
+                    };
+                    self.stage.history.lock().unwrap().settled.push(settled);
+                }
+                is_same
+            })
+            .await;
+        }
+    }
+
+    fn in_redis(&self, key: usize) -> Option<u64> {
+        let name = shared::key(NAMESPACE, &key_name(key));
+        let reply = self.redis.command(&["GET", &name]);
+        value_number(key, reply.bytes()?)
+    }
+}
+
+/// Runs one segment and checks it.
+async fn segment(seed: u64, length: Duration) -> Summary {
+    let redis = Redis::builder().durable().start();
+    let proxies: Vec<_> = (0..DAEMONS)
+        .map(|_| Proxy::start(redis.address()))
+        .collect();
+    let mut daemons = Vec::new();
+    for proxy in &proxies {
+        daemons.push(shared::start(&proxy.url(), CONFIG).await);
+    }
+    let stage = Stage::new(&redis, &daemons);
+    let mut seeds = StdRng::seed_from_u64(seed);
+    let mut next = || StdRng::seed_from_u64(seeds.random());
+    let injector = Injector {
+        stage: Arc::clone(&stage),
+        random: next(),
+        redis,
+        proxies,
+        daemons,
+        runtime: tokio::runtime::Handle::current(),
+    };
+    let injecting = thread::spawn(move || injector.run(length));
+    let (strange_stage, strange_random) = (Arc::clone(&stage), next());
+    let strange = thread::spawn(move || strange_client(&strange_stage, strange_random));
+    let mut callers = JoinSet::new();
+    for index in 0..DAEMONS * CALLERS_EACH {
+        let caller = Caller {
+            stage: Arc::clone(&stage),
+            daemon: index % DAEMONS,
+            random: next(),
+        };
+        callers.spawn(caller.run());
+    }
+    callers.join_all().await;
+    let injector = injecting.join().expect("the faults were injected");
+    strange.join().expect("the client of Redis has ended");
+    injector.settle().await;
+    let history = std::mem::take(&mut *stage.history.lock().unwrap());
+    judge(seed, &history, &injector)
+}
+
+fn judge(seed: u64, history: &History, injector: &Injector) -> Summary {
+    let (violations, summary) = history.check(&BOUNDS);
+    println!(
+        "torture, seed {seed}: {summary}; {} violations",
+        violations.len()
+    );
+    if violations.is_empty() {
+        return summary;
+    }
+    let mut counts = BTreeMap::new();
+    for violation in &violations {
+        *counts.entry(violation.rule).or_insert(0_u32) += 1;
+    }
+    let mut shown = BTreeMap::new();
+    for violation in &violations {
+        let shown = shown.entry(violation.rule).or_insert(0_u32);
+        *shown += 1;
+        if *shown <= 2 {
+            println!("{}", history.report(violation));
+        }
+    }
+    for (index, daemon) in injector.daemons.iter().enumerate() {
+        let log = daemon.stderr();
+        let lines: Vec<_> = log.lines().collect();
+        let tail = lines[lines.len().saturating_sub(30)..].join("\n");
+        println!("the end of the log of daemon {index}:\n{tail}\n");
+    }
+    panic!("seed {seed}: {counts:?}; run it again with: make torture SEED={seed}");
+}
+
+fn number(name: &str) -> Option<u64> {
+    let text = env::var(name).ok()?;
+    Some(
+        text.parse()
+            .unwrap_or_else(|_| panic!("{name}={text}: not a number")),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_fault_makes_a_daemon_serve_what_it_must_not() {
+    let (seconds, seed) = (
+        number("PANNIER_TORTURE_SECONDS"),
+        number("PANNIER_TORTURE_SEED"),
+    );
+    let is_long = seconds.is_some() || seed.is_some();
+    let total = Duration::from_secs(seconds.unwrap_or(SECONDS));
+    let mut left = total;
+    let mut seeds: Box<dyn Iterator<Item = u64>> = match is_long {
+        true => Box::new(seed.unwrap_or(SEEDS[0])..),
+        false => Box::new(SEEDS.into_iter()),
+    };
+    let most = match is_long {
+        true => SEGMENT_MAX,
+        false => total / 2,
+    };
+    let mut all = Summary::default();
+    while !left.is_zero() {
+        let Some(seed) = seeds.next() else {
+            break;
+        };
+        let length = left.min(most);
+        let summary = segment(seed, length).await;
+        left -= length;
+        all.operations += summary.operations;
+        all.faults += summary.faults;
+        for index in 0..3 {
+            all.hits[index] += summary.hits[index];
+        }
+        for index in 0..4 {
+            all.changes[index] += summary.changes[index];
+        }
+        all.staleness_max = all.staleness_max.max(summary.staleness_max);
+        all.late_by_lease += summary.late_by_lease;
+        all.duration_max = all.duration_max.max(summary.duration_max);
+        all.misses += summary.misses;
+    }
+    println!("torture, {total:?} in all: {all}; 0 violations");
+    // Or it has proven nothing.
+    assert!(all.hits.iter().all(|hits| *hits > 0), "{all}");
+    assert!(
+        all.misses > 0 && all.changes[0] > 0 && all.changes[1] > 0,
+        "{all}"
+    );
+}
+
+#[test]
+fn values_say_what_they_are() {
+    assert_eq!(
+        value_number(3, value_text(3, 1234, 10).as_bytes()),
+        Some(1234)
+    );
+    let record = [&b"kkk\xffrecord"[..], value_text(3, 7, 0).as_bytes()].concat();
+    assert_eq!(value_number(3, &record), Some(7));
+    for other in ["k4v7:", "k3v7", "k3v7:xxy", "k3v:", ""] {
+        assert_eq!(value_number(3, other.as_bytes()), None, "{other}");
+    }
+}
