@@ -6,6 +6,8 @@
 
 mod args;
 mod raw;
+mod shared;
+mod url;
 mod validate;
 mod words;
 
@@ -15,7 +17,8 @@ use serde::{Serialize, Serializer};
 
 pub use self::{
     args::{Args, Command, Overrides},
-    raw::TierName,
+    raw::{OnSharedDown, TierName},
+    shared::{Address, Credentials, MASK, Secret, SharedConfig, TlsFiles, Topology, mask_url},
     words::{Size, Span},
 };
 use crate::{key::NamespaceName, record::Compression};
@@ -84,14 +87,6 @@ pub struct LocalConfig {
     pub memory_budget: Size,
 }
 
-/// `[shared]`
-#[derive(Debug, Clone, Serialize)]
-pub struct SharedConfig {
-    /// The Redis to share; none: the local tier is the whole cache.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "masked")]
-    pub url: Option<String>,
-}
-
 /// `[telemetry]`
 #[derive(Debug, Clone, Serialize)]
 pub struct TelemetryConfig {
@@ -136,9 +131,24 @@ pub struct Policy {
     pub immutable: bool,
     /// Plain strings under plain keys in Redis, for programs that use it directly.
     pub raw: bool,
+    /// Begins the plain keys of a raw namespace; empty for others.
+    pub raw_prefix: String,
+    /// What reads get while Redis is away.
+    pub on_shared_down: OnSharedDown,
+    /// Values above it stay out of Redis.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shared_value_max: Option<Size>,
 }
 
 impl Policy {
+    /// How long after the last contact local entries may be served.
+    pub fn stale_max(&self) -> Duration {
+        match self.on_shared_down {
+            OnSharedDown::Stale => self.max_stale.0,
+            OnSharedDown::Miss => Duration::ZERO,
+        }
+    }
+
     /// Lifetime of a put that asked for `wish`, without jitter.
     pub fn lifetime(&self, wish: Option<Duration>) -> Duration {
         wish.unwrap_or(self.ttl.0).min(self.max_ttl.0)
@@ -221,27 +231,22 @@ impl Config {
         }
     }
 
+    /// Beginnings of the keys in Redis that concern this daemon, none of which begins with another.
+    pub fn tracked_prefixes(&self) -> Vec<String> {
+        let policies = self.namespaces.values().chain([&self.defaults]);
+        let raw = policies.filter(|policy| policy.raw);
+        let mut all: Vec<_> = raw.map(|policy| policy.raw_prefix.clone()).collect();
+        all.push(self.shared.key_prefix.clone());
+        // Sorted, a prefix stands right before what begins with it.
+        all.sort();
+        all.dedup_by(|longer, shorter| longer.starts_with(shorter.as_str()));
+        all
+    }
+
     /// The longest lifetime any entry can have.
     pub fn longest_lifetime(&self) -> Duration {
         let all = self.namespaces.values().chain([&self.defaults]);
         all.map(|policy| policy.max_ttl.0).max().unwrap_or_default()
-    }
-}
-
-fn masked<S: Serializer>(url: &Option<String>, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&url.as_deref().map(mask_url).unwrap_or_default())
-}
-
-/// A URL with everything between `//` and the last `@` of its authority replaced by `***`.
-pub fn mask_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else {
-        return "***".into();
-    };
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    // A password may itself hold one of those characters: then hide up to the last `@` of all.
-    match rest[..authority_end].rfind('@').or_else(|| rest.rfind('@')) {
-        Some(at) => format!("{scheme}://***{}", &rest[at..]),
-        None => url.into(),
     }
 }
 

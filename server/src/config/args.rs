@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use super::shared::Secret;
+
 /// The caching sidecar: get, put, exists and invalidate over gRPC, kept on this machine's disk.
 ///
 /// With no arguments it listens on 127.0.0.1:7466 (gRPC) and 127.0.0.1:7467 (HTTP) and keeps its
@@ -50,9 +52,19 @@ pub struct Overrides {
     /// HTTP address [env: PANNIER_HTTP_LISTEN] [default: 127.0.0.1:7467]
     #[arg(long, value_name = "ADDR", global = true)]
     pub http_listen: Option<String>,
-    /// Redis that all sidecars share [env: PANNIER_REDIS_URL, else REDIS_URL]
+    /// Redis that all sidecars share, for example redis://host:6379 [env: PANNIER_REDIS_URL, else
+    /// REDIS_URL; a password rather by PANNIER_REDIS_PASSWORD or PANNIER_REDIS_PASSWORD_FILE]
     #[arg(long, value_name = "URL", global = true)]
     pub redis_url: Option<String>,
+    /// No flag: everybody on the machine can see flags.
+    #[arg(skip)]
+    pub redis_password: Option<Secret>,
+    /// File that holds it.
+    #[arg(skip)]
+    pub redis_password_file: Option<PathBuf>,
+    /// Password for the Sentinels.
+    #[arg(skip)]
+    pub redis_sentinel_password: Option<Secret>,
     /// Directory of the local tier, one daemon each [env: PANNIER_DATA_DIR]
     /// [default: ~/.cache/pannier/PORT]
     #[arg(long, value_name = "DIR", global = true)]
@@ -82,6 +94,9 @@ impl Overrides {
             listen: get("PANNIER_LISTEN"),
             http_listen: get("PANNIER_HTTP_LISTEN"),
             redis_url: get("PANNIER_REDIS_URL").or_else(|| get("REDIS_URL")),
+            redis_password: get("PANNIER_REDIS_PASSWORD").map(Secret::new),
+            redis_password_file: get("PANNIER_REDIS_PASSWORD_FILE").map(PathBuf::from),
+            redis_sentinel_password: get("PANNIER_REDIS_SENTINEL_PASSWORD").map(Secret::new),
             data_dir: get("PANNIER_DATA_DIR").map(PathBuf::from),
             disk_budget: get("PANNIER_DISK_BUDGET"),
             memory_budget: get("PANNIER_MEMORY_BUDGET"),

@@ -8,7 +8,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, LogFormat, Size, Span};
+use super::{ConfigError, LogFormat, Size, Span, shared::Secret};
 use crate::record::Compression;
 
 /// A tier, as configuration names it.
@@ -19,6 +19,17 @@ pub enum TierName {
     Local,
     /// Redis.
     Shared,
+}
+
+/// What reads get while Redis is away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnSharedDown {
+    /// Local entries, marked stale, for at most `max_stale`.
+    #[default]
+    Stale,
+    /// Misses.
+    Miss,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -56,7 +67,23 @@ pub(super) struct Local {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Shared {
-    pub(super) url: Option<String>,
+    pub(super) url: Option<Secret>,
+    pub(super) username: Option<String>,
+    pub(super) password: Option<Secret>,
+    pub(super) password_file: Option<PathBuf>,
+    pub(super) sentinel_username: Option<String>,
+    pub(super) sentinel_password: Option<Secret>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) cert_file: Option<PathBuf>,
+    pub(super) key_file: Option<PathBuf>,
+    pub(super) key_prefix: Option<String>,
+    pub(super) connect_timeout: Option<Span>,
+    pub(super) command_timeout: Option<Span>,
+    pub(super) lease: Option<Span>,
+    pub(super) heartbeat: Option<Span>,
+    pub(super) reconnect_max: Option<Span>,
+    pub(super) max_in_flight: Option<usize>,
+    pub(super) journal_max: Option<usize>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -78,13 +105,60 @@ pub(super) struct Policy {
     pub(super) compression: Option<Compression>,
     pub(super) immutable: Option<bool>,
     pub(super) raw: Option<bool>,
+    pub(super) raw_prefix: Option<String>,
+    pub(super) on_shared_down: Option<OnSharedDown>,
+    pub(super) shared_value_max: Option<Size>,
 }
 
 impl File {
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|error| ConfigError(format!("{}: cannot be read: {error}", path.display())))?;
-        // The error of the TOML reader names line, key and what it expected.
-        toml::from_str(&text).map_err(|error| ConfigError(format!("{}: {error}", path.display())))
+        toml::from_str(&text).map_err(|error| {
+            let (place, message) = (path.display(), error.message());
+            match &error.span().map(|span| secret_line(&text, span.start)) {
+                // The error of the TOML reader names line, key and what it expected.
+                None | Some(Line::Plain) => ConfigError(format!("{place}: {error}")),
+                // A key that does not exist is named without what it is set to.
+                Some(Line::Secret(number)) if !message.starts_with("unknown field") => {
+                    ConfigError(format!(
+                        "{place}: line {number}: not `key = \"text\"` as expected (the line is \
+                         not shown, it may hold a password)"
+                    ))
+                }
+                Some(Line::Shared(number) | Line::Secret(number)) => {
+                    ConfigError(format!("{place}: line {number}: {message}"))
+                }
+            }
+        })
     }
+}
+
+/// How much of a faulty line an error may show.
+enum Line {
+    /// All of it.
+    Plain,
+    /// What the reader says, without the line: it is near a secret. Its number.
+    Shared(usize),
+    /// Nothing: it may hold a secret. Its number.
+    Secret(usize),
+}
+
+/// What kind of line the byte `at` is in.
+fn secret_line(text: &str, at: usize) -> Line {
+    let before = text.get(..at).unwrap_or(text);
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    let number = before.matches('\n').count() + 1;
+    let line = text[start..].lines().next().unwrap_or_default().trim();
+    let mut headers = text[..start].lines().map(str::trim);
+    let section = headers.rfind(|line| line.starts_with('['));
+    let is_shared = |text: &str| text.starts_with("[shared") || text.starts_with("shared");
+    if !is_shared(line) && !section.is_some_and(is_shared) {
+        return Line::Plain;
+    }
+    let key = line.split('=').next().unwrap_or_default();
+    if key.contains("pas") || key.contains("url") || line.contains('{') {
+        return Line::Secret(number);
+    }
+    Line::Shared(number)
 }

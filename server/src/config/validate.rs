@@ -1,10 +1,14 @@
 //! From what was written to what the daemon runs on: merge, defaults, checks.
 
+mod policy;
+mod shared;
+
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
+use self::policy::policy;
 use super::{
-    Config, ConfigError, Env, Listen, LocalConfig, Overrides, Policy, ServerConfig, SharedConfig,
-    Size, Span, TelemetryConfig, TierName, UNARY_VALUE_BYTES_MAX,
+    Config, ConfigError, Env, Listen, LocalConfig, Overrides, Policy, ServerConfig, Size, Span,
+    TelemetryConfig,
     raw::{self, File},
 };
 use crate::key::NamespaceName;
@@ -13,9 +17,6 @@ use crate::key::NamespaceName;
 const DISK_BUDGET_MIN: Size = Size(64 << 20);
 /// Smallest memory budget.
 const MEMORY_BUDGET_MIN: Size = Size(16 << 20);
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-/// Longest lifetime that can be configured: ten years.
-const MAX_TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
 /// One setting with where it was written, so that a fault can say so.
 struct Setting<T> {
@@ -43,7 +44,12 @@ impl Sources<'_> {
         let named = |value: Option<T>, origin: String| value.map(|v| Setting { value: v, origin });
         named(flag.1, flag.0.into())
             .or_else(|| named(var.1, var.0.into()))
-            .or_else(|| named(file.1, format!("{}: {}", self.origin, file.0)))
+            .or_else(|| named(file.1, self.at(file.0)))
+    }
+
+    /// The name of a key of the file.
+    fn at(&self, key: &str) -> String {
+        format!("{}: {key}", self.origin)
     }
 }
 
@@ -64,14 +70,6 @@ pub(super) fn config(file: File, origin: &str, flags: &Overrides, env: Env<'_>) 
     }
     let server = server(file.server, &sources)?;
     let local = local(file.local, &sources, &server.listen, env)?;
-    let url = sources.pick(
-        ("--redis-url", sources.flags.redis_url.clone()),
-        (
-            "PANNIER_REDIS_URL or REDIS_URL",
-            sources.vars.redis_url.clone(),
-        ),
-        ("shared.url", file.shared.url),
-    );
     let log = sources.pick(
         ("--log", sources.flags.log.clone()),
         ("PANNIER_LOG", sources.vars.log.clone()),
@@ -81,9 +79,8 @@ pub(super) fn config(file: File, origin: &str, flags: &Overrides, env: Env<'_>) 
         log: log.map_or_else(|| Ok("info".into()), checked_log)?,
         log_format: file.telemetry.log_format.unwrap_or_default(),
     };
-    let shared = SharedConfig {
-        url: url.map(|url| url.value),
-    };
+    let shared = shared::config(file.shared, &sources)?;
+    check_raw_prefixes(&shared.key_prefix, &defaults, &namespaces, origin)?;
     Ok(Config {
         server,
         local,
@@ -114,14 +111,8 @@ fn server(raw: raw::Server, sources: &Sources<'_>) -> Result<ServerConfig> {
         ("server.http_listen", raw.http_listen),
     );
     let cores = thread::available_parallelism().map_or(1, usize::from);
-    let origin = sources.origin;
-    let count = |key: &str, value: Option<usize>, default: usize, max: usize| match value {
-        None => Ok(default),
-        Some(n) if (1..=max).contains(&n) => Ok(n),
-        Some(n) => Err(fault(
-            &format!("{origin}: {key}"),
-            &format!("{n} is not 1 to {max}"),
-        )),
+    let count = |key: &str, value: Option<usize>, default: usize, max: usize| {
+        count(&sources.at(key), value, default, max)
     };
     Ok(ServerConfig {
         listen: listen(grpc, 7466, allow_plaintext)?,
@@ -133,6 +124,14 @@ fn server(raw: raw::Server, sources: &Sources<'_>) -> Result<ServerConfig> {
         drain_timeout: raw.drain_timeout.unwrap_or(Span(Duration::from_secs(10))),
         known_namespaces_only: raw.known_namespaces_only.unwrap_or(false),
     })
+}
+
+fn count(place: &str, value: Option<usize>, default: usize, max: usize) -> Result<usize> {
+    match value {
+        None => Ok(default),
+        Some(n) if (1..=max).contains(&n) => Ok(n),
+        Some(n) => Err(fault(place, &format!("{n} is not 1 to {max}"))),
+    }
 }
 
 fn listen(
@@ -235,71 +234,25 @@ fn budget(setting: Option<Setting<String>>, default: Size, min: Size) -> Result<
     Ok(size)
 }
 
-/// A policy from what was written over `base`, which is the built-in one when absent.
-fn policy(raw: raw::Policy, base: Option<&Policy>, origin: &str, place: &str) -> Result<Policy> {
-    let built_in = Policy {
-        ttl: Span(DAY),
-        max_ttl: Span(30 * DAY),
-        ttl_jitter: 0.0,
-        max_stale: Span(Duration::from_secs(60)),
-        max_value_size: Size(3 << 20),
-        tiers: vec![TierName::Local, TierName::Shared],
-        compression: Default::default(),
-        immutable: false,
-        raw: false,
-    };
-    let base = base.unwrap_or(&built_in);
-    let max_ttl = raw.max_ttl.unwrap_or(base.max_ttl);
-    let policy = Policy {
-        // An inherited lifetime gives way to a shorter maximum; one written here must fit it.
-        ttl: raw.ttl.unwrap_or(base.ttl.min(max_ttl)),
-        max_ttl,
-        ttl_jitter: raw.ttl_jitter.unwrap_or(base.ttl_jitter),
-        max_stale: raw.max_stale.unwrap_or(base.max_stale),
-        max_value_size: raw.max_value_size.unwrap_or(base.max_value_size),
-        tiers: raw.tiers.unwrap_or_else(|| base.tiers.clone()),
-        compression: raw.compression.unwrap_or(base.compression),
-        immutable: raw.immutable.unwrap_or(base.immutable),
-        raw: raw.raw.unwrap_or(base.raw),
-    };
-    check_policy(&policy)
-        .map_err(|(key, text)| fault(&format!("{origin}: {place}.{key}"), &text))?;
-    Ok(policy)
-}
-
-fn check_policy(policy: &Policy) -> std::result::Result<(), (&'static str, String)> {
-    let milli = Span(Duration::from_millis(1));
-    if policy.max_ttl < milli || policy.max_ttl.0 > MAX_TTL_MAX {
-        return Err((
-            "max_ttl",
-            format!("{} is not 1ms to 10 years", policy.max_ttl),
-        ));
-    }
-    if policy.ttl < milli || policy.ttl > policy.max_ttl {
-        let text = format!("{} is not 1ms to max_ttl ({})", policy.ttl, policy.max_ttl);
-        return Err(("ttl", text));
-    }
-    if !(0.0..=0.5).contains(&policy.ttl_jitter) {
-        return Err((
-            "ttl_jitter",
-            format!("{} is not 0.0 to 0.5", policy.ttl_jitter),
-        ));
-    }
-    if !(1..=UNARY_VALUE_BYTES_MAX).contains(&policy.max_value_size.0) {
-        let text = format!("{} is not 1B to 4032KiB", policy.max_value_size);
-        return Err(("max_value_size", text));
-    }
-    let mut tiers = policy.tiers.clone();
-    tiers.dedup();
-    if tiers.is_empty() || tiers.len() != policy.tiers.len() || tiers.len() > 2 {
-        return Err((
-            "tiers",
-            "must list \"local\", \"shared\" or both, each once".into(),
-        ));
-    }
-    if policy.raw && policy.immutable {
-        let text = "a raw namespace has no versions, so it cannot be immutable";
-        return Err(("raw", text.into()));
+/// Plain keys of other programs must not look like ours.
+fn check_raw_prefixes(
+    key_prefix: &str,
+    defaults: &Policy,
+    namespaces: &BTreeMap<String, Policy>,
+    origin: &str,
+) -> Result<()> {
+    let named = namespaces
+        .iter()
+        .map(|(name, policy)| (format!("namespaces.{name}"), policy));
+    for (place, policy) in named.chain([("defaults".to_owned(), defaults)]) {
+        if policy.raw && policy.raw_prefix.starts_with(key_prefix) {
+            let text = format!(
+                "{:?} begins with shared.key_prefix ({key_prefix:?}), which is for Pannier's own \
+                 keys",
+                policy.raw_prefix
+            );
+            return Err(fault(&format!("{origin}: {place}.raw_prefix"), &text));
+        }
     }
     Ok(())
 }
