@@ -25,6 +25,7 @@ enum Token {
 /// A compiled pattern.
 #[derive(Debug, Clone)]
 pub struct Glob {
+    pattern: Box<str>,
     tokens: Vec<Token>,
     literal_prefix: String,
 }
@@ -54,9 +55,15 @@ impl Glob {
             })
             .collect();
         Ok(Self {
+            pattern: pattern.into(),
             tokens,
             literal_prefix,
         })
+    }
+
+    /// The pattern as it was given.
+    pub fn as_str(&self) -> &str {
+        &self.pattern
     }
 
     /// The characters every match begins with; may be empty.
