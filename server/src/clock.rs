@@ -52,7 +52,7 @@ pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
-    /// Wall clock at process start minus boot time at process start, in milliseconds.
+    /// Wall clock at process start minus boot time at process start, in microseconds.
     System {
         offset: u64,
     },
@@ -69,9 +69,9 @@ impl Clock {
         let wall = std::time::SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
-        let wall = u64::try_from(wall.as_millis()).unwrap_or(u64::MAX);
+        let wall = u64::try_from(wall.as_micros()).unwrap_or(u64::MAX);
         Self(Source::System {
-            offset: wall.saturating_sub(boot_millis()),
+            offset: wall.saturating_sub(boot_micros()),
         })
     }
 
@@ -90,9 +90,14 @@ impl Clock {
 
     /// The time now.
     pub fn now(&self) -> Timestamp {
+        Timestamp(self.micros() / 1000)
+    }
+
+    /// Microseconds since the Unix epoch, for whoever compares clocks.
+    pub fn micros(&self) -> u64 {
         match &self.0 {
-            Source::System { offset } => Timestamp(offset.saturating_add(boot_millis())),
-            Source::Mock(now) => Timestamp(now.load(Ordering::SeqCst)),
+            Source::System { offset } => offset.saturating_add(boot_micros()),
+            Source::Mock(now) => now.load(Ordering::SeqCst).saturating_mul(1000),
         }
     }
 }
@@ -103,11 +108,11 @@ impl fmt::Debug for Clock {
     }
 }
 
-fn boot_millis() -> u64 {
+fn boot_micros() -> u64 {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
     let nanos = u64::try_from(time.tv_nsec).unwrap_or(0);
-    seconds * 1000 + nanos / 1_000_000
+    seconds * 1_000_000 + nanos / 1000
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@
 //!      0    16  version stamp (see `stamp`); first, so that it can be read on its own
 //!     16     3  magic "PNR"
 //!     19     1  format version, 1
-//!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame
+//!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame,
+//!               3 not here: whoever put the entry has it, this only says that it exists
 //!     21     3  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
 //!     32     8  lifetime ends at, ms since the Unix epoch
@@ -35,6 +36,8 @@ use crate::{
 };
 
 const HEADER_BYTES: usize = 64;
+/// Bytes that tell the version of a record, and whether its value is there: stamp to codec.
+pub const BEGINNING_BYTES: usize = 21;
 const CHECKSUM_AT: usize = 56;
 const MAGIC: &[u8; 3] = b"PNR";
 const FORMAT: u8 = 1;
@@ -62,6 +65,7 @@ enum Codec {
     Raw = 0,
     Lz4 = 1,
     Zstd = 2,
+    Elsewhere = 3,
 }
 
 /// What the fixed part of a record says.
@@ -141,6 +145,31 @@ impl Record {
         Ok(head)
     }
 
+    /// The same entry without attributes and value: what a tier is given that does not take the
+    /// value, so that it still knows of the version.
+    #[must_use]
+    pub fn without_value(&self) -> Self {
+        let head = Head {
+            codec: Codec::Elsewhere,
+            attribute_bytes: 0,
+            stored_bytes: 0,
+            ..self.head
+        };
+        let mut bytes = vec![0; HEADER_BYTES];
+        head.write(&mut bytes);
+        let sum = checksum(&bytes);
+        bytes[CHECKSUM_AT..].copy_from_slice(&sum.to_le_bytes());
+        Self {
+            head,
+            bytes: bytes.into(),
+        }
+    }
+
+    /// Whether the value is here.
+    pub fn has_value(&self) -> bool {
+        self.head.codec != Codec::Elsewhere
+    }
+
     /// The fixed part.
     pub fn head(&self) -> &Head {
         &self.head
@@ -161,6 +190,15 @@ impl Record {
         let value = decompress(stored, self.head.codec, self.head.value_bytes)?;
         Ok(Entry { value, attributes })
     }
+}
+
+/// What the first [`BEGINNING_BYTES`] of a record say: its version, and whether it has its value.
+/// `None` when they are not the beginning of a record.
+pub fn beginning(bytes: &[u8]) -> Option<(Stamp, bool)> {
+    let bytes: &[u8; BEGINNING_BYTES] = bytes.try_into().ok()?;
+    let known = bytes[16..19] == *MAGIC && bytes[19] == FORMAT;
+    let stamp = Stamp::from_bytes(bytes[..16].try_into().ok()?);
+    known.then_some((stamp, bytes[20] != Codec::Elsewhere as u8))
 }
 
 impl Head {
@@ -189,6 +227,7 @@ impl Head {
             0 => Codec::Raw,
             1 => Codec::Lz4,
             2 => Codec::Zstd,
+            3 => Codec::Elsewhere,
             _ => return None,
         };
         let size = |at: usize| u32_at(header, at).map(|size| size as usize);
@@ -206,7 +245,11 @@ impl Head {
             codec,
         };
         let whole = HEADER_BYTES + head.attribute_bytes + head.stored_bytes == bytes.len();
-        let raw = codec != Codec::Raw || head.stored_bytes == head.value_bytes;
+        let raw = match codec {
+            Codec::Raw => head.stored_bytes == head.value_bytes,
+            Codec::Elsewhere => head.stored_bytes == 0 && head.attribute_bytes == 0,
+            Codec::Lz4 | Codec::Zstd => true,
+        };
         (whole && raw && head.value_bytes <= VALUE_BYTES_MAX).then_some(head)
     }
 }
@@ -240,6 +283,7 @@ fn compress(value: &[u8], wish: Compression) -> (Codec, Cow<'_, [u8]>) {
 fn decompress(stored: Bytes, codec: Codec, value_bytes: usize) -> Result<Bytes> {
     let value = match codec {
         Codec::Raw => return Ok(stored),
+        Codec::Elsewhere => return Err(corrupt("the value is not here")),
         Codec::Lz4 => lz4_flex::block::decompress(&stored, value_bytes)
             .map_err(|error| corrupt("value is not LZ4").caused_by(error))?,
         Codec::Zstd => zstd::bulk::decompress(&stored, value_bytes)

@@ -4,14 +4,19 @@
 //! 0        8        16
 //! | time   | writer |    both big-endian, so stamps of one writer sort by time
 //! ```
-//! `time` is a hybrid logical clock: 48 bits of wall-clock milliseconds, then a counter of 16
-//! bits, never going back within a process (Kulkarni et al., "Logical Physical Clocks", 2014).
+//! `time` is a hybrid logical clock in units of 1/65536 ms, never going back within a process: the
+//! wall clock where that moves, one more than the last where it does not (Kulkarni et al.,
+//! "Logical Physical Clocks", 2014).
 //! `writer` is drawn at random when the process starts. A per-key counter would not do: after a
 //! failover that lost writes it would call different bytes equal.
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use crate::{
@@ -19,7 +24,14 @@ use crate::{
     error::{Error, Kind, Result},
 };
 
-const COUNTER_BITS: u32 = 16;
+const FRACTION_BITS: u32 = 16;
+/// How far clocks of different machines are taken to differ, in microseconds, before the shared
+/// tier's clock was ever seen.
+const UNKNOWN_ERROR: u64 = 500_000;
+/// How fast clocks may drift apart: 100 millionths, more than any that is in order.
+const DRIFT: u64 = 10_000;
+/// Stamps of others that are ahead by more than this are not followed: 10 s, in microseconds.
+const OBSERVE_MAX: u64 = 10_000_000;
 
 /// The version of one write. Compare for equality; the order means something within one writer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +40,13 @@ pub struct Stamp([u8; Stamp::LEN]);
 impl Stamp {
     /// Length in bytes.
     pub const LEN: usize = 16;
+
+    fn new(time: u64, writer: u64) -> Self {
+        let mut bytes = [0; Self::LEN];
+        bytes[..8].copy_from_slice(&time.to_be_bytes());
+        bytes[8..].copy_from_slice(&writer.to_be_bytes());
+        Self(bytes)
+    }
 
     /// The stamp made of these bytes.
     pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
@@ -59,15 +78,39 @@ pub struct Stamper {
     clock: Clock,
     writer: u64,
     last: AtomicU64,
+    followed: Mutex<Followed>,
+    /// Microseconds that the clock all daemons follow is ahead of this one's.
+    ahead: AtomicI64,
+}
+
+/// How well the clock that all daemons follow is known.
+#[derive(Debug, Clone, Copy)]
+struct Followed {
+    /// How far wrong it was when it was looked at, in microseconds.
+    error: u64,
+    /// When that was, by the own clock, in microseconds.
+    at: u64,
+}
+
+impl Followed {
+    fn error_at(self, now: u64) -> u64 {
+        self.error + now.saturating_sub(self.at) / DRIFT
+    }
 }
 
 impl Stamper {
     /// A source whose stamps carry `writer`, which must be unique among all running daemons.
     pub fn new(clock: Clock, writer: u64) -> Self {
+        let at = clock.micros();
         Self {
             clock,
             writer,
             last: AtomicU64::new(0),
+            followed: Mutex::new(Followed {
+                error: UNKNOWN_ERROR,
+                at,
+            }),
+            ahead: AtomicI64::new(0),
         }
     }
 
@@ -80,21 +123,60 @@ impl Stamper {
         Ok(u64::from_be_bytes(bytes))
     }
 
+    /// Follows a clock that is so many microseconds ahead, give or take: that of the shared tier,
+    /// so that stamps of daemons on machines whose clocks differ can be compared. A sample that is
+    /// less exact than what is known, its drift since counted in, is not taken.
+    pub fn follow(&self, ahead: i64, give_or_take: Duration) {
+        let error = u64::try_from(give_or_take.as_micros()).unwrap_or(u64::MAX);
+        let at = self.clock.micros();
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        if error <= followed.error_at(at) {
+            *followed = Followed { error, at };
+            self.ahead.store(ahead, Ordering::Relaxed);
+        }
+    }
+
+    /// Learns of a stamp of somebody else: the next one will be greater.
+    pub fn observe(&self, stamp: &Stamp) {
+        let [time @ .., _, _, _, _, _, _, _, _] = stamp.0;
+        let time = u64::from_be_bytes(time);
+        // A stamp from far ahead is damage or a clock gone wrong, and would take all others along.
+        if time < self.physical().saturating_add(ticks(OBSERVE_MAX)) {
+            self.last.fetch_max(time, Ordering::AcqRel);
+        }
+    }
+
+    /// A stamp that is greater than every one given out anywhere until now, as far as clocks can
+    /// tell: what is less is older.
+    pub fn bound(&self) -> Stamp {
+        let followed = *self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Two daemons, each with its error.
+        let margin = followed.error_at(self.clock.micros()).saturating_mul(2);
+        let now = self.physical().max(self.last.load(Ordering::Acquire));
+        Stamp::new(now.saturating_add(ticks(margin)), u64::MAX)
+    }
+
+    fn physical(&self) -> u64 {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        ticks(self.clock.micros().saturating_add_signed(ahead))
+    }
+
     /// The next stamp, greater than every one before it.
     pub fn next(&self) -> Stamp {
-        let physical = self.clock.now().as_millis() << COUNTER_BITS;
+        let physical = self.physical();
         let last = self
             .last
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
                 Some(physical.max(last.saturating_add(1)))
             })
             .unwrap_or(physical);
-        let time = physical.max(last.saturating_add(1));
-        let mut bytes = [0; Stamp::LEN];
-        bytes[..8].copy_from_slice(&time.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.writer.to_be_bytes());
-        Stamp(bytes)
+        Stamp::new(physical.max(last.saturating_add(1)), self.writer)
     }
+}
+
+/// Microseconds in units of 1/65536 ms.
+fn ticks(micros: u64) -> u64 {
+    ((micros / 1000) << FRACTION_BITS) + ((micros % 1000) << FRACTION_BITS) / 1000
 }
 
 #[cfg(test)]
@@ -125,6 +207,26 @@ mod tests {
             .flat_map(|t| t.join().expect("no panic"))
             .collect();
         assert_eq!(all.iter().collect::<HashSet<_>>().len(), all.len());
+    }
+
+    #[test]
+    fn a_bound_is_above_all_stamps_of_clocks_that_follow_the_same() {
+        let at = |millis| Stamper::new(Clock::mock(Timestamp::from_millis(millis)), 9);
+        assert!(at(10_000).bound() > at(10_400).next());
+        let (behind, ahead) = (at(10_000), at(10_400));
+        behind.follow(200_000, Duration::from_millis(1));
+        ahead.follow(-200_000, Duration::from_millis(1));
+        assert!(behind.bound() > ahead.next() && ahead.bound() > behind.next());
+        // Much less exact: not taken.
+        ahead.follow(5_000_000, Duration::from_millis(400));
+        assert!(behind.bound() > ahead.next());
+        let seen = at(19_000).next();
+        behind.observe(&seen);
+        assert!(behind.next() > seen);
+        // From a clock gone wrong.
+        let wrong = at(99_000_000).next();
+        behind.observe(&wrong);
+        assert!(behind.next() < wrong);
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod conformance;
 pub mod local;
 #[cfg(test)]
 mod memory;
+pub mod shared;
 
 use std::future::Future;
 

@@ -153,3 +153,16 @@ proptest! {
         prop_assert!(Record::decode(bytes.into()).is_err());
     }
 }
+
+#[test]
+fn a_record_without_its_value_keeps_version_and_times_and_nothing_else() {
+    let whole = record(&b"x".repeat(5000), attributes(), Compression::Lz4);
+    let bare = whole.without_value();
+    let decoded = Record::decode(bare.as_bytes().clone()).expect("decodes");
+    assert_eq!(decoded.head().stamp, whole.head().stamp);
+    assert_eq!(decoded.head().expires, whole.head().expires);
+    assert_eq!(decoded.head().value_bytes, 5000);
+    assert!(whole.has_value() && !decoded.has_value());
+    assert!(decoded.entry().is_err());
+    assert_eq!(bare.as_bytes().len(), HEADER_BYTES);
+}

@@ -25,7 +25,6 @@ mod refresh;
 mod scan;
 mod store;
 mod sweep;
-mod watermark;
 mod write;
 
 use std::{

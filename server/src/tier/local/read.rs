@@ -10,18 +10,18 @@ use crate::{
     error::{Kind, Result},
     key::EntryName,
     record::{Head, Record},
-    tier::Found,
+    tier::{Found, Mark},
 };
 
 impl LocalTier {
-    /// The fixed part of a live record and its end, without moving the value.
-    pub async fn head(&self, name: &EntryName) -> Result<Option<(Head, Timestamp)>> {
+    /// The fixed part of a live record, its end and its mark, without moving the value.
+    pub async fn head(&self, name: &EntryName) -> Result<Option<(Head, Timestamp, Mark)>> {
         let stored = match self.inner.hot.get(name) {
             Some((envelope, record)) => Ok(Some(Some((envelope, *record.head())))),
             None => self.stored(name, head_of).await,
         };
         let live = self.settle(name, stored).await?;
-        Ok(live.map(|(envelope, head)| (head, envelope.expires)))
+        Ok(live.map(|(envelope, head)| (head, envelope.expires, envelope.mark)))
     }
 
     /// A live record.

@@ -28,11 +28,11 @@ use rocksdb::{
 use super::{
     budget::{Sizes, WRITE_BUFFERS},
     sweep::{SweeperFactory, Swept},
-    watermark::Watermark,
 };
 use crate::{
     clock::Clock,
     error::{Error, Kind, Result},
+    rocks::{self, Watermark},
 };
 
 /// Values from this size on lie in blob files and are read on a blocking thread.
@@ -43,12 +43,6 @@ pub(super) const INLINE_BYTES_MAX: usize = BLOB_BYTES_MIN;
 const TABLES_TARGET: i32 = 16;
 /// Tables below which merging is left off.
 const TABLES_MIN: usize = 8;
-/// How the system says that a file is gone, or that it is a directory, or its directory a file.
-const MISPLACED: [&str; 3] = [
-    "No such file or directory",
-    "Is a directory",
-    "Not a directory",
-];
 /// Where the position is kept; no entry's name begins with a zero byte.
 const POSITION_KEY: &[u8] = b"\0position";
 
@@ -354,26 +348,8 @@ pub(super) fn disk_bytes(path: &Path) -> u64 {
     entries.flatten().map(size).sum()
 }
 
-/// The one table from RocksDB's errors to ours.
 fn store_error(error: &rocksdb::Error) -> Error {
-    let text = format!("local tier: {}", error.as_ref());
-    match error.kind() {
-        // A file that the store's own books name is gone, or something else is in its place.
-        ErrorKind::IOError if MISPLACED.iter().any(|words| text.contains(words)) => {
-            Error::new(Kind::Corrupt, text)
-        }
-        // A block or log that does not agree with its checksum.
-        ErrorKind::Corruption => Error::new(Kind::Corrupt, text),
-        // Full, read-only or vanished disk; also what a store answers after such a fault.
-        ErrorKind::IOError | ErrorKind::Aborted | ErrorKind::ShutdownInProgress => {
-            Error::new(Kind::Unavailable, text)
-        }
-        // Never asked for without `no_slowdown`, but a wait would help.
-        ErrorKind::Incomplete | ErrorKind::Busy | ErrorKind::TimedOut | ErrorKind::TryAgain => {
-            Error::new(Kind::Overloaded, text)
-        }
-        _ => Error::new(Kind::Internal, text),
-    }
+    rocks::store_error("local tier", error)
 }
 
 fn io_error(path: &Path, error: io::Error) -> Error {

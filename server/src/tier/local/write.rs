@@ -12,6 +12,7 @@ use crate::{
     error::Result,
     key::EntryName,
     record::Record,
+    stamp::Stamp,
     tier::{Condition, Found, Mark, Stored},
 };
 
@@ -38,7 +39,7 @@ impl LocalTier {
             Condition::Version(wanted) => self
                 .head(name)
                 .await?
-                .is_some_and(|(head, _)| head.stamp == wanted),
+                .is_some_and(|(head, ..)| head.stamp == wanted),
             Condition::AbsentOrSame => match self.record(name).await? {
                 None => true,
                 Some(found) if found.record.entry()? == record.entry()? => {
@@ -92,6 +93,15 @@ impl LocalTier {
     /// Removes whatever lies under a name; `guards` are held until the store has done so.
     pub(super) async fn remove(&self, name: &EntryName, guards: impl Send + 'static) -> Result<()> {
         self.change(name, Change::Remove, guards).await
+    }
+
+    /// Removes a record if it is of this version.
+    pub async fn remove_version(&self, name: &EntryName, stamp: Stamp) -> Result<()> {
+        let lock = self.lock(name).await;
+        match self.head(name).await? {
+            Some((head, ..)) if head.stamp == stamp => self.remove(name, lock).await,
+            _ => Ok(()),
+        }
     }
 
     /// Removes a record; tells whether a live one was there.

@@ -1,0 +1,355 @@
+//! The shared tier: records in Redis, for all sidecars (P1-P4, P11).
+//!
+//! One [`SharedTier`] is one attachment: connected once, used until the first sign of trouble,
+//! then dropped and replaced by another. It speaks to the master(s) only.
+//!
+//! Invariants:
+//! - (S1) Value and lifetime are written in one command; a lifetime is never longer than the
+//!   namespace's longest.
+//! - (S2) What is found ends at the time its question was sent plus the lifetime left by then, so
+//!   not later than in Redis; an entry without an end gets the namespace's longest lifetime.
+//! - (S3) A record that does not decode is a miss, is removed if it is still the same, and counted.
+//! - (S4) Nothing is sent twice, and after the first [`Trouble::Lost`] nothing is sent at all
+//!   (`connection`).
+//! - (S5) What is returned shares no memory with the connection's buffers: a small value would keep
+//!   a large one in memory.
+//!
+//! What it does not do: it knows nothing of the local tier, does not decide whether an entry is
+//! current, keeps no journal and does not connect again.
+
+mod call;
+mod connection;
+mod inspect;
+mod name;
+mod remove;
+mod scripts;
+mod settings;
+#[cfg(test)]
+pub(crate) mod testing;
+pub mod tls;
+mod trouble;
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use fred::types::Value;
+use tokio::sync::Semaphore;
+use xxhash_rust::xxh3::xxh3_128;
+
+use self::{
+    call::{Call, bytes_of, count_of},
+    connection::{Connection, Metering},
+    scripts::{PUT_VERSION, REMOVE_SAME},
+    settings::Settings,
+    trouble::unexpected,
+};
+pub use self::{
+    inspect::ServerFacts,
+    name::{SharedName, SharedSpace},
+    settings::Target,
+    trouble::{SharedError, Trouble},
+};
+use super::{Condition, Found, Mark, Stored};
+use crate::{
+    clock::{Clock, Timestamp},
+    config::SharedConfig,
+    entry::{Attributes, Entry},
+    record::{self, Compression, Record},
+    stamp::Stamp,
+};
+
+/// Scans at once; further ones wait.
+const SCANS_MAX: usize = 2;
+/// How often a put looks again when what was in its way has gone meanwhile.
+const LOOKS_MAX: usize = 3;
+/// Longest lifetime that is written: 100 years. Redis adds it to its own clock.
+const LIFETIME_MAX: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+/// The part of a damaged record that says whether it is still the same.
+const DAMAGED_HEAD_BYTES: usize = 64;
+
+/// Result of everything here.
+type Result<T> = std::result::Result<T, SharedError>;
+
+/// Records in Redis. Cheap to clone; all clones are one connection.
+#[derive(Clone)]
+pub struct SharedTier {
+    connection: Arc<Connection>,
+    clock: Clock,
+    corrupt: Arc<AtomicU64>,
+    scans: Arc<Semaphore>,
+}
+
+impl fmt::Debug for SharedTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedTier")
+    }
+}
+
+/// What is there under a name, without its value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct There {
+    /// Version of the record.
+    pub stamp: Stamp,
+    /// When its lifetime ends.
+    pub expires: Timestamp,
+    /// Whether the value is there too, or with the daemon that put it.
+    pub has_value: bool,
+}
+
+impl SharedTier {
+    /// Connects one client. Each step is given `connect_timeout`. Its connections are named
+    /// `client_name`, which must not hold spaces. Cancel safe: leaves nothing behind.
+    pub async fn connect(
+        at: &Target,
+        config: &SharedConfig,
+        tls: Option<Arc<rustls::ClientConfig>>,
+        clock: Clock,
+        client_name: &str,
+    ) -> Result<Self> {
+        let settings = Settings::new(at, config, tls);
+        Ok(Self {
+            connection: Arc::new(Connection::open(settings, client_name).await?),
+            clock,
+            corrupt: Arc::default(),
+            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+        })
+    }
+
+    /// The live record of this name and when it ends; `None` is a miss, also when something is
+    /// there that is no entry. Its mark is empty.
+    ///
+    /// Another client may write between the two commands this takes; then the push for its write
+    /// comes, and the end may be that of the new record.
+    pub async fn get(&self, name: &SharedName) -> Result<Option<Found>> {
+        let sent = self.clock.now();
+        let key = name.as_bytes();
+        let calls = vec![
+            Call::read(key, name.value_bytes_max()),
+            Call::time_left(key),
+        ];
+        let [value, left] = self.two(calls).await?;
+        let value = match value? {
+            Value::Array(mut values) if values.len() == 1 => values.pop(),
+            _ => None,
+        };
+        let value = match value {
+            Some(Value::Null) => return Ok(None),
+            value => value.and_then(bytes_of).ok_or_else(|| unexpected("MGET"))?,
+        };
+        let Some(expires) = end(sent, &left?, name)? else {
+            return Ok(None);
+        };
+        if name.is_raw() {
+            return raw(value, sent, expires).map(Some);
+        }
+        let Ok(record) = Record::decode(Bytes::copy_from_slice(&value)) else {
+            self.remove_damaged(name, &value).await;
+            return Ok(None);
+        };
+        if !record.has_value() {
+            return Ok(None);
+        }
+        Ok(Some(Found {
+            record,
+            expires,
+            mark: Mark::default(),
+        }))
+    }
+
+    /// The live record of this name without its value. `None` when there is none, also when what is
+    /// there is too short for a record.
+    pub async fn check(&self, name: &SharedName) -> Result<Option<There>> {
+        let sent = self.clock.now();
+        let key = name.as_bytes();
+        let [head, left] = self
+            .two(vec![Call::beginning(key), Call::time_left(key)])
+            .await?;
+        let head = match head {
+            Err(error) if error.is_wrong_type() => return Ok(None),
+            head => bytes_of(head?).ok_or_else(|| unexpected("GETRANGE"))?,
+        };
+        let expires = end(sent, &left?, name)?;
+        let beginning = record::beginning(&head).zip(expires);
+        Ok(beginning.map(|((stamp, has_value), expires)| There {
+            stamp,
+            expires,
+            has_value,
+        }))
+    }
+
+    /// Writes a record for `lifetime`, at least 1 ms and at most the namespace's longest, if the
+    /// condition holds; decided atomically. A raw namespace keeps the value alone, has no versions
+    /// ([`Condition::Version`] is an error) and compares values alone.
+    pub async fn put(
+        &self,
+        name: &SharedName,
+        record: &Record,
+        lifetime: Duration,
+        condition: Condition,
+    ) -> Result<Stored> {
+        let value = match name.is_raw() {
+            true => entry_of(record)?.value,
+            false => record.as_bytes().clone(),
+        };
+        let lifetime = lifetime.min(name.lifetime_max()).min(LIFETIME_MAX);
+        let millis = i64::try_from(lifetime.as_millis().max(1)).unwrap_or(i64::MAX);
+        match condition {
+            Condition::Always => self.set(name, value, millis, false).await,
+            Condition::Absent => self.set(name, value, millis, true).await,
+            Condition::Version(stamp) => self.put_version(name, value, millis, stamp).await,
+            Condition::AbsentOrSame => self.put_or_keep(name, record, value, millis).await,
+        }
+    }
+
+    async fn set(
+        &self,
+        name: &SharedName,
+        value: Bytes,
+        millis: i64,
+        only_absent: bool,
+    ) -> Result<Stored> {
+        let call = Call::write(name.as_bytes(), value, millis, only_absent);
+        match self.connection.call(call).await? {
+            Value::Null if only_absent => Ok(Stored::Refused),
+            Value::String(text) if text == "OK" => Ok(Stored::Written),
+            _ => Err(unexpected("SET")),
+        }
+    }
+
+    async fn put_version(
+        &self,
+        name: &SharedName,
+        value: Bytes,
+        millis: i64,
+        wanted: Stamp,
+    ) -> Result<Stored> {
+        if name.is_raw() {
+            let message = "a raw namespace has no versions to compare";
+            return Err(SharedError::new(Trouble::Unexpected, message));
+        }
+        let wanted = Bytes::copy_from_slice(wanted.as_bytes());
+        let args = [wanted, value, millis.to_string().into()];
+        let written = self.run(&PUT_VERSION, name.as_bytes(), &args).await?;
+        Ok(match count_of("a script", &written)? {
+            0 => Stored::Refused,
+            _ => Stored::Written,
+        })
+    }
+
+    async fn put_or_keep(
+        &self,
+        name: &SharedName,
+        record: &Record,
+        value: Bytes,
+        millis: i64,
+    ) -> Result<Stored> {
+        for _ in 0..LOOKS_MAX {
+            match self.set(name, value.clone(), millis, true).await? {
+                Stored::Refused => {}
+                stored => return Ok(stored),
+            }
+            let Some(found) = self.get(name).await? else {
+                // It has ended, or was damaged and is gone: there is room now.
+                continue;
+            };
+            let (there, own) = (entry_of(&found.record)?, entry_of(record)?);
+            let same =
+                there.value == own.value && (name.is_raw() || there.attributes == own.attributes);
+            return Ok(match same {
+                true => Stored::Kept {
+                    head: *found.record.head(),
+                    expires: found.expires,
+                },
+                false => Stored::Refused,
+            });
+        }
+        // Something that is no entry keeps its place.
+        Ok(Stored::Refused)
+    }
+
+    /// Sends a message to all who listen to a channel; in a Cluster to all of its nodes.
+    pub async fn publish(&self, channel: &str, message: Bytes) -> Result<()> {
+        let call = Call::named("PUBLISH").text(channel).bytes(message);
+        self.connection.call(call).await.map(drop)
+    }
+
+    /// Records that did not decode.
+    pub fn corrupt(&self) -> u64 {
+        self.corrupt.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this tier answers nothing any more, and says why.
+    pub async fn lost(&self) -> SharedError {
+        self.connection.ended().await
+    }
+
+    /// Ends the connection of all clones; never hangs. What is in flight fails as
+    /// [`Trouble::Lost`], what was not sent is not sent.
+    pub async fn close(self) {
+        self.connection.close().await;
+    }
+
+    async fn two(&self, calls: Vec<Call>) -> Result<[Result<Value>; 2]> {
+        let replies = self.connection.calls(calls, Metering::Counted).await?;
+        replies.try_into().map_err(|_| unexpected("a pipeline"))
+    }
+
+    /// Removes a damaged record unless another has taken its place. It is a miss either way.
+    async fn remove_damaged(&self, name: &SharedName, value: &Bytes) {
+        self.corrupt.fetch_add(1, Ordering::Relaxed);
+        let head = &value[..value.len().min(DAMAGED_HEAD_BYTES)];
+        let args = [Bytes::copy_from_slice(head), value.len().to_string().into()];
+        // Whoever reads it next tries again.
+        let _ = self.run(&REMOVE_SAME, name.as_bytes(), &args).await;
+    }
+}
+
+/// The version of a value in a raw namespace: its content is all there is.
+pub fn raw_stamp(value: &[u8]) -> Stamp {
+    Stamp::from_bytes(xxh3_128(value).to_be_bytes())
+}
+
+/// When something ends whose remaining lifetime was asked for at `sent` (S2); `None`: it has.
+fn end(sent: Timestamp, left: &Value, name: &SharedName) -> Result<Option<Timestamp>> {
+    let left = match left {
+        Value::Integer(-2) => return Ok(None),
+        Value::Integer(-1) => name.lifetime_max(),
+        Value::Integer(millis) => {
+            let millis = u64::try_from(*millis).map_err(|_| unexpected("PTTL"))?;
+            Duration::from_millis(millis).min(name.lifetime_max())
+        }
+        _ => return Err(unexpected("PTTL")),
+    };
+    Ok(Some(sent.after(left)).filter(|expires| *expires > sent))
+}
+
+/// The record of a plain string, put when it was asked for as far as anybody knows.
+fn raw(value: Bytes, sent: Timestamp, expires: Timestamp) -> Result<Found> {
+    let stamp = raw_stamp(&value);
+    let entry = Entry {
+        value,
+        attributes: Attributes::default(),
+    };
+    let record = Record::encode(&entry, stamp, sent, expires, Compression::None);
+    let record = record.map_err(|_| unexpected("MGET"))?;
+    Ok(Found {
+        record,
+        expires,
+        mark: Mark::default(),
+    })
+}
+
+fn entry_of(record: &Record) -> Result<Entry> {
+    let fault = |_| SharedError::new(Trouble::Unexpected, "a record does not decode");
+    record.entry().map_err(fault)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,332 @@
+//! One client of fred, built once, lost once, never mended.
+//!
+//! Invariants:
+//! - Nothing is sent twice. fred neither reconnects nor retries nor follows redirections; a command
+//!   goes out again only after an answer that says it had no effect.
+//! - After the first loss nothing more is sent and everybody who waits is told at once: fred alone
+//!   would go on accepting commands whose answers nobody reads, each until its time is over.
+//! - What had not reached the socket when the connection was given up never does: the task that
+//!   would write it is gone, and the socket discards what it holds (`SO_LINGER` 0).
+//! - No task outlives the connection: fred's is aborted, ours waits for fred's and ends with it.
+//!
+//! Why redirections are not left to fred: for `ASK` it reads the next reply of a connection that
+//! others are waiting on as its own, after which everybody gets the answer of someone else.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use fred::{
+    clients::Client,
+    interfaces::{ClientLike, ClusterInterface},
+    types::{Value, config::Server},
+};
+use futures_util::future::join_all;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    task::{AbortHandle, JoinHandle},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    call::Call,
+    settings::Settings,
+    trouble::{SharedError, Trouble, of_fred, unexpected},
+};
+
+/// Bytes that are given a millisecond more on their way to Redis or back.
+const BYTES_PER_MILLISECOND: usize = 16 << 10;
+/// How often another node of a Cluster is asked, with fresh knowledge of who has which slot.
+const REDIRECTIONS_MAX: usize = 2;
+/// How long a closing connection waits for its tasks, which end when they are next polled.
+const CLOSE_MAX: Duration = Duration::from_secs(1);
+
+/// A connection to one Redis, or to all masters of a Cluster.
+pub(super) struct Connection {
+    client: Client,
+    client_name: String,
+    clustered: bool,
+    command_timeout: Duration,
+    permits: Semaphore,
+    /// Bytes of commands that have no answer yet: each delays those behind it.
+    sending: AtomicUsize,
+    ending: Arc<Ending>,
+    task: Task,
+    watcher: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Once it has come, nothing more is sent and nobody waits any longer.
+#[derive(Default)]
+struct Ending {
+    come: CancellationToken,
+    reason: OnceLock<SharedError>,
+}
+
+impl Ending {
+    /// The first reason is the one that is told.
+    fn come(&self, reason: SharedError) {
+        self.reason.get_or_init(|| reason);
+        self.come.cancel();
+    }
+
+    fn reason(&self) -> SharedError {
+        let ended = || SharedError::new(Trouble::Lost, "the connection to Redis has ended");
+        self.reason.get().cloned().unwrap_or_else(ended)
+    }
+}
+
+/// fred's task; it ends with this.
+struct Task(AbortHandle);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whether commands count against `max_in_flight`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Metering {
+    /// They do, and are refused beyond it.
+    Counted,
+    /// They do not: their number is bounded by whoever sends them.
+    Exempt,
+}
+
+impl Connection {
+    /// Connects, authenticates and gives the connections their name. Cancel safe: dropped half way
+    /// it leaves nothing behind.
+    pub(super) async fn open(settings: Settings, client_name: &str) -> Result<Self, SharedError> {
+        let limit = settings.connect_max();
+        let clustered = settings.is_clustered();
+        let (command_timeout, max_in_flight) = (settings.command_timeout, settings.max_in_flight);
+        let client = settings.client();
+        let (task, watcher, ending) = start(&client, limit).await?;
+        let connection = Self {
+            client,
+            client_name: client_name.to_owned(),
+            clustered,
+            command_timeout,
+            permits: Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS)),
+            sending: AtomicUsize::new(0),
+            ending,
+            task,
+            watcher: Mutex::new(Some(watcher)),
+        };
+        connection.set_names().await?;
+        Ok(connection)
+    }
+
+    /// Whether there are several masters.
+    pub(super) fn is_clustered(&self) -> bool {
+        self.clustered
+    }
+
+    /// The masters, each to be asked on its own; the one server when it is no Cluster.
+    pub(super) fn masters(&self) -> Result<Vec<Option<Server>>, SharedError> {
+        if !self.clustered {
+            return Ok(vec![None]);
+        }
+        let known = self.client.cached_cluster_state();
+        let masters = known.map(|state| state.unique_primary_nodes());
+        let masters = masters.filter(|masters| !masters.is_empty());
+        let masters = masters.ok_or_else(|| unexpected("CLUSTER SLOTS"))?;
+        Ok(masters.into_iter().map(Some).collect())
+    }
+
+    /// Sends one command.
+    pub(super) async fn call(&self, call: Call) -> Result<Value, SharedError> {
+        let mut replies = self.calls(vec![call], Metering::Counted).await?;
+        replies
+            .pop()
+            .unwrap_or_else(|| Err(unexpected("a command")))
+    }
+
+    /// Sends commands one behind the other; as many replies, in the same order. In a Cluster the
+    /// order holds for each key. Together they count as one. A dropped call takes effect if it was
+    /// handed to fred, and before any later call for the same key does.
+    pub(super) async fn calls(
+        &self,
+        calls: Vec<Call>,
+        metering: Metering,
+    ) -> Result<Vec<Result<Value, SharedError>>, SharedError> {
+        let mut left = if self.clustered { REDIRECTIONS_MAX } else { 0 };
+        while left > 0 {
+            let replies = self.once(calls.clone(), metering).await?;
+            let redirected =
+                |reply: &Result<_, _>| reply.as_ref().is_err_and(SharedError::is_redirected);
+            if !replies.iter().any(redirected) {
+                return Ok(replies);
+            }
+            left -= 1;
+            // fred has looked at the slots again and may have connected to a new master.
+            self.set_names().await?;
+        }
+        self.once(calls, metering).await
+    }
+
+    async fn once(
+        &self,
+        calls: Vec<Call>,
+        metering: Metering,
+    ) -> Result<Vec<Result<Value, SharedError>>, SharedError> {
+        if self.ending.come.is_cancelled() {
+            return Err(self.ending.reason());
+        }
+        let _permit = self.permit(metering)?;
+        let own = calls.iter().map(Call::size).sum();
+        let expected: usize = calls.iter().map(Call::expected).sum();
+        let sending = Sending::new(&self.sending, own);
+        let limit = self.command_timeout + transfer_time(sending.all + expected);
+        // All are handed over before the first is waited for, and so go out in one write.
+        let sent = calls.into_iter().map(|call| async {
+            let reply = call.send(&self.client, self.clustered).await;
+            reply.map_err(of_fred)
+        });
+        let replies = tokio::select! {
+            biased;
+            replies = timeout(limit, join_all(sent)) => replies.map_err(|_| late(limit)),
+            () = self.ending.come.cancelled() => Err(self.ending.reason()),
+        };
+        let lost = match &replies {
+            Ok(replies) => replies
+                .iter()
+                .find_map(|reply| reply.as_ref().err().filter(is_lost)),
+            Err(error) => Some(error).filter(is_lost),
+        };
+        if let Some(error) = lost {
+            self.lose(error.clone());
+        }
+        replies
+    }
+
+    fn permit(&self, metering: Metering) -> Result<Option<SemaphorePermit<'_>>, SharedError> {
+        if metering == Metering::Exempt {
+            return Ok(None);
+        }
+        let permit = self.permits.try_acquire().map_err(|_| {
+            SharedError::new(
+                Trouble::Overloaded,
+                "shared.max_in_flight commands wait for Redis; try again",
+            )
+        })?;
+        Ok(Some(permit))
+    }
+
+    /// Gives all connections our name, by which what is left of them can be found and ended.
+    async fn set_names(&self) -> Result<(), SharedError> {
+        let masters = self.masters()?.into_iter();
+        let calls = masters.map(|master| {
+            let call = Call::named("CLIENT")
+                .text("SETNAME")
+                .text(&self.client_name);
+            call.at(master)
+        });
+        for reply in self.once(calls.collect(), Metering::Exempt).await? {
+            reply?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the connection is lost or closed, and says why.
+    pub(super) async fn ended(&self) -> SharedError {
+        self.ending.come.cancelled().await;
+        self.ending.reason()
+    }
+
+    /// Gives the connection up: everybody who waits is told now.
+    fn lose(&self, reason: SharedError) {
+        self.ending.come(reason);
+        self.task.0.abort();
+    }
+
+    /// Ends the connection and its tasks. Waits at most [`CLOSE_MAX`].
+    pub(super) async fn close(&self) {
+        let reason = "the connection to Redis was closed by us";
+        self.lose(SharedError::new(Trouble::Lost, reason));
+        let watcher = self.watcher.lock();
+        let watcher = watcher.unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(watcher) = watcher {
+            let _ = timeout(CLOSE_MAX, watcher).await;
+        }
+    }
+}
+
+fn is_lost(error: &&SharedError) -> bool {
+    error.trouble == Trouble::Lost
+}
+
+fn late(limit: Duration) -> SharedError {
+    let millis = limit.as_millis();
+    let message = format!("Redis did not answer within {millis} ms (shared.command_timeout)");
+    SharedError::new(Trouble::Lost, message)
+}
+
+fn transfer_time(bytes: usize) -> Duration {
+    let millis = bytes / BYTES_PER_MILLISECOND;
+    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+}
+
+/// Bytes on their way, as long as this lives.
+struct Sending<'a> {
+    counter: &'a AtomicUsize,
+    own: usize,
+    all: usize,
+}
+
+impl<'a> Sending<'a> {
+    fn new(counter: &'a AtomicUsize, own: usize) -> Self {
+        let before = counter.fetch_add(own, Ordering::Relaxed);
+        Self {
+            counter,
+            own,
+            all: before.saturating_add(own),
+        }
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.counter.fetch_sub(self.own, Ordering::Relaxed);
+    }
+}
+
+/// Starts fred's task and waits until it is connected.
+async fn start(
+    client: &Client,
+    limit: Duration,
+) -> Result<(Task, JoinHandle<()>, Arc<Ending>), SharedError> {
+    let mut connected = pin!(client.wait_for_connect());
+    // Listens before there is something to be told: fred does not tell twice.
+    let early = poll_fn(|context| Poll::Ready(connected.as_mut().poll(context))).await;
+    let running = client.connect();
+    let task = Task(running.abort_handle());
+    let ending: Arc<Ending> = Arc::default();
+    let known = Arc::clone(&ending);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "owned by Connection, whose close awaits it; ends with the task it waits for"
+    )]
+    let watcher = tokio::spawn(async move {
+        let reason = match running.await {
+            Ok(Err(error)) => of_fred(error),
+            // By the server's wish or by ours.
+            _ => SharedError::new(Trouble::Lost, "the connection to Redis has ended"),
+        };
+        known.come(reason.of_the_end());
+    });
+    if early.is_pending() {
+        let outcome = timeout(limit, connected).await;
+        let late = |_| SharedError::new(Trouble::Lost, "connecting to Redis took too long");
+        outcome.map_err(late)?.map_err(of_fred)?;
+    }
+    Ok((task, watcher, ending))
+}
