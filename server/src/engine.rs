@@ -1,10 +1,17 @@
 //! The engine: the only place that knows which tier is asked when.
 //!
-//! `read`, `write` and `invalidate` hold the verbs; here stands what they have in common. With no
-//! shared tier the local one is the whole cache (P25).
+//! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
+//! a shared tier; `shared` what a local copy is worth then; `outage` what is done for Redis's
+//! return. With no shared tier the local one is the whole cache (P25).
 
+mod flight;
 mod invalidate;
+mod look;
+mod outage;
 mod read;
+mod shared;
+mod through;
+mod wish;
 mod write;
 
 use std::{
@@ -17,7 +24,9 @@ use std::{
 
 pub use self::{
     invalidate::{Invalidated, Target},
+    outage::Outage,
     read::{Answer, Existence, Hit, ReadOptions},
+    shared::Shared,
     write::{PutOptions, WriteMode, Written},
 };
 use crate::{
@@ -43,6 +52,20 @@ pub enum Source {
     None,
     /// The local tier.
     Local,
+    /// The shared tier.
+    Shared,
+}
+
+/// How the daemon stood to the shared tier when it answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Standing {
+    /// There is none, or the namespace leaves it out.
+    #[default]
+    Disabled,
+    /// Every change in it is heard of.
+    Attached,
+    /// It is out of reach.
+    Detached,
 }
 
 /// What became of a change in one tier.
@@ -50,8 +73,12 @@ pub enum Source {
 pub enum Outcome {
     /// The tier has it.
     Applied,
+    /// Kept durably, and applied when the tier can be reached.
+    Deferred,
     /// Not sent there.
     Skipped,
+    /// The tier did not take it and will not.
+    Failed,
 }
 
 /// Where an answer came from and how long it took.
@@ -59,12 +86,20 @@ pub enum Outcome {
 pub struct Provenance {
     /// The tier that answered.
     pub source: Source,
+    /// The entry may have been changed since in the shared tier.
+    pub stale: bool,
+    /// How the daemon stood to the shared tier.
+    pub standing: Standing,
     /// Time since the entry was put.
     pub age: Option<Duration>,
     /// Time spent looking up.
     pub lookup: Option<Duration>,
     /// Time spent storing or removing.
     pub store: Option<Duration>,
+    /// The shared tier's part of the looking up; `None` when it was not asked.
+    pub shared_lookup: Option<Duration>,
+    /// The shared tier's part of the storing; `None` when it was not written to.
+    pub shared_store: Option<Duration>,
 }
 
 /// The cache.
@@ -72,24 +107,56 @@ pub struct Provenance {
 pub struct Engine {
     config: Arc<Config>,
     clock: Clock,
-    stamper: Stamper,
+    stamper: Arc<Stamper>,
     namespaces: Namespaces,
     local: LocalTier,
+    shared: Option<Shared>,
     started: Instant,
     counting_since: AtomicU64,
 }
 
 impl Engine {
-    /// An engine over an open local tier. `writer` is unique among all running daemons.
-    pub fn new(config: Arc<Config>, clock: Clock, writer: u64, local: LocalTier) -> Self {
+    /// An engine over an open local tier, and a shared one if there is. The stamper's writer is
+    /// unique among all running daemons.
+    pub fn new(
+        config: Arc<Config>,
+        clock: Clock,
+        stamper: Arc<Stamper>,
+        local: LocalTier,
+        shared: Option<Shared>,
+    ) -> Self {
         Self {
             namespaces: Namespaces::new(Arc::clone(&config)),
-            stamper: Stamper::new(clock.clone(), writer),
+            stamper,
             counting_since: AtomicU64::new(clock.now().as_millis()),
             started: Instant::now(),
             config,
             clock,
             local,
+            shared,
+        }
+    }
+
+    /// The shared tier's side; `None` when none is configured.
+    pub fn shared(&self) -> Option<&Shared> {
+        self.shared.as_ref()
+    }
+
+    /// The same for one namespace, which may leave it out.
+    fn shared_for(&self, namespace: &Namespace) -> Option<&Shared> {
+        self.shared.as_ref().filter(|_| namespace.uses_shared())
+    }
+
+    /// A provenance that says only how the daemon stands.
+    fn provenance(&self, namespace: &Namespace) -> Provenance {
+        let standing = match self.shared_for(namespace) {
+            None => Standing::Disabled,
+            Some(shared) if shared.coherence.is_attached() => Standing::Attached,
+            Some(_) => Standing::Detached,
+        };
+        Provenance {
+            standing,
+            ..Provenance::default()
         }
     }
 
@@ -158,6 +225,15 @@ impl Engine {
         }
         result
     }
+}
+
+/// What a tier found; a tier that cannot be used has found nothing, which is counted.
+fn available<T>(namespace: &Namespace, found: Result<Option<T>>) -> Option<T> {
+    found.unwrap_or_else(|error| {
+        tracing::debug!(%error, "a tier could not be read");
+        namespace.counters.errors.one();
+        None
+    })
 }
 
 /// Checks a batch's length; `field` is what the caller sent.

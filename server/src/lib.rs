@@ -16,15 +16,18 @@
 //! - (I4) the runtime's threads never wait for the disk (`tier::local`).
 
 pub mod clock;
+pub mod coherence;
 pub mod config;
 pub mod engine;
 pub mod entry;
 pub mod error;
 mod frontdoor;
 pub mod glob;
+pub mod journal;
 pub mod key;
 pub mod namespace;
 pub mod record;
+mod rocks;
 pub mod server;
 pub mod stamp;
 pub mod stats;

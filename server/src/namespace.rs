@@ -31,6 +31,11 @@ impl Namespace {
     pub fn uses_local(&self) -> bool {
         self.policy.tiers.contains(&TierName::Local)
     }
+
+    /// Whether its entries are kept in the shared tier, when there is one.
+    pub fn uses_shared(&self) -> bool {
+        self.policy.tiers.contains(&TierName::Shared)
+    }
 }
 
 /// All namespaces met so far.

@@ -7,6 +7,8 @@
 //! and finish what is in flight (idle ones are not waited for), the local tier is written out and
 //! closed. Whatever has not finished within `drain_timeout` is dropped.
 
+mod attached;
+
 use std::{future::Future, io, sync::Arc, thread, time::Duration};
 
 use tokio::{
@@ -17,6 +19,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
+use self::attached::Attached;
 use crate::{
     clock::Clock,
     config::{Config, Listen, TierName},
@@ -41,6 +44,7 @@ pub struct Server {
     local: LocalTier,
     maintenance: Maintenance,
     stop_maintenance: CancellationToken,
+    attached: Option<Attached>,
 }
 
 /// How a run ended.
@@ -59,7 +63,7 @@ impl Server {
         let config = Arc::new(config);
         let grpc = bind("server.listen", &config.server.listen).await?;
         let http = bind("server.http_listen", &config.server.http_listen).await?;
-        warn_of_what_waits_for_a_shared_tier(&config);
+        warn_of_namespaces_that_keep_nothing(&config);
         let clock = Clock::system();
         let stop_maintenance = CancellationToken::new();
         let address = address(&grpc)?.to_string();
@@ -71,8 +75,10 @@ impl Server {
             stop_maintenance.clone(),
         )
         .await?;
-        let writer = Stamper::random_writer()?;
-        let engine = Engine::new(Arc::clone(&config), clock, writer, local.clone());
+        let stamper = Arc::new(Stamper::new(clock.clone(), Stamper::random_writer()?));
+        let attached = Attached::begin(&config, &clock, &stamper, &local).await?;
+        let (shared, attached) = attached.unzip();
+        let engine = Engine::new(Arc::clone(&config), clock, stamper, local.clone(), shared);
         let health = HealthReporter::new();
         for part in ["", CACHE_SERVICE] {
             health
@@ -93,6 +99,7 @@ impl Server {
             local,
             maintenance,
             stop_maintenance,
+            attached,
         })
     }
 
@@ -118,13 +125,10 @@ impl Server {
             max_connections,
             stopping.clone(),
         ));
-        let router = http::router(stopping.clone());
-        let http_stop = drained.clone();
-        doors.spawn(async move {
-            if let Err(error) = http::serve(self.http, router, http_stop).await {
-                tracing::error!(%error, "the HTTP port stopped");
-            }
-        });
+        if let Some(attached) = &self.attached {
+            doors.spawn(attached.tell(self.health.clone()));
+        }
+        doors.spawn(serve_http(self.http, stopping.clone(), drained.clone()));
 
         tokio::pin!(hurry);
         tokio::select! {
@@ -160,6 +164,9 @@ impl Server {
         workers.abandon();
         drained.cancel();
         doors.shutdown().await;
+        if let Some(attached) = self.attached {
+            attached.end().await;
+        }
         self.stop_maintenance.cancel();
         let _ = self.maintenance.await;
         if hurried {
@@ -171,6 +178,14 @@ impl Server {
             () = &mut hurry => return Ok(Ending::CutOff),
         }
         Ok(ending)
+    }
+}
+
+/// Serves HTTP until `drained`; says that it is not ready from `stopping` on.
+async fn serve_http(http: Listener, stopping: CancellationToken, drained: CancellationToken) {
+    let router = http::router(stopping);
+    if let Err(error) = http::serve(http, router, drained).await {
+        tracing::error!(%error, "the HTTP port stopped");
     }
 }
 
@@ -252,30 +267,20 @@ fn work(services: Services, inlet: Inlet, stop: CancellationToken, abandoned: Ca
     runtime.shutdown_timeout(Duration::ZERO);
 }
 
-/// The configuration already knows the shared tier; this version does not have it.
-fn warn_of_what_waits_for_a_shared_tier(config: &Config) {
-    if config.shared.url.is_some() {
-        tracing::warn!(
-            "a Redis URL is configured, but this version has no shared tier; the local tier is \
-             the whole cache"
-        );
-    }
+/// A namespace that keeps nothing is most likely not what was meant.
+fn warn_of_namespaces_that_keep_nothing(config: &Config) {
+    let shared = config.shared.topology.is_some();
     let defaults = ("defaults", &config.defaults);
     let named = config
         .namespaces
         .iter()
         .map(|(name, policy)| (name.as_str(), policy));
     for (name, policy) in named.chain([defaults]) {
-        if policy.raw {
+        let keeps = |tier: &TierName| *tier == TierName::Local || shared;
+        if !policy.tiers.iter().any(keeps) {
             tracing::warn!(
                 namespace = name,
-                "`raw` has no effect before there is a shared tier"
-            );
-        }
-        if !policy.tiers.contains(&TierName::Local) {
-            tracing::warn!(
-                namespace = name,
-                "keeps nothing: `tiers` leaves out the local tier"
+                "keeps nothing: `tiers` leaves out the local tier, and no Redis is configured"
             );
         }
     }

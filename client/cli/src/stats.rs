@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use pannier_client::proto::{Counters, LocalTierStats, StatsResponse};
+use pannier_client::proto::{Counters, LocalTierStats, SharedTierStats, StatsResponse};
 use serde::Serialize;
 
 use crate::{
@@ -43,6 +43,8 @@ struct Report {
     total: CountersView,
     namespaces: Vec<NamespaceView>,
     local: LocalView,
+    // Null when no shared tier is configured.
+    shared: Option<SharedView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -78,6 +80,20 @@ struct LocalView {
     refreshed_records: u64,
     reopens: u64,
     set_asides: u64,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct SharedView {
+    state: &'static str,
+    since: Option<String>,
+    message: String,
+    contact_age_ms: Option<u64>,
+    attachments: u64,
+    changes: u64,
+    flushes: u64,
+    verified_copies: u64,
+    refuted_copies: u64,
+    deferred_changes: u64,
 }
 
 pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
@@ -119,6 +135,7 @@ impl Report {
             total: CountersView::new(stats.total.unwrap_or_default()),
             namespaces: namespaces.collect(),
             local: LocalView::new(stats.local.unwrap_or_default()),
+            shared: stats.shared.map(SharedView::new),
         }
     }
 
@@ -132,7 +149,11 @@ impl Report {
         );
         text.push_str(&self.local.words());
         // Writing into a String does not fail.
-        let _ = writeln!(text, "shared tier  {}\n", self.shared_state);
+        match &self.shared {
+            Some(shared) => text.push_str(&shared.words()),
+            None => _ = writeln!(text, "shared tier  {}", self.shared_state),
+        }
+        text.push('\n');
         text.push_str(&self.table());
         text
     }
@@ -203,6 +224,46 @@ impl CountersView {
             self.errors.to_string(),
             self.refusals.to_string(),
         ]
+    }
+}
+
+impl SharedView {
+    fn new(stats: SharedTierStats) -> Self {
+        let since = stats.since.and_then(|it| SystemTime::try_from(it).ok());
+        let contact_age = stats.contact_age.and_then(|it| Duration::try_from(it).ok());
+        Self {
+            state: view::shared_state(stats.state()),
+            since: since.map(view::instant),
+            message: stats.message,
+            contact_age_ms: contact_age.map(view::milliseconds),
+            attachments: stats.attachments,
+            changes: stats.changes,
+            flushes: stats.flushes,
+            verified_copies: stats.verified_copies,
+            refuted_copies: stats.refuted_copies,
+            deferred_changes: stats.deferred_changes,
+        }
+    }
+
+    fn words(&self) -> String {
+        let contact = self.contact_age_ms.map(Duration::from_millis);
+        let contact = contact.map_or_else(|| "never".to_owned(), |age| view::span(age) + " ago");
+        let mut text = format!(
+            "shared tier  {} since {}, last contact {contact}\n",
+            self.state,
+            self.since.as_deref().unwrap_or("?")
+        );
+        // Writing into a String does not fail.
+        if !self.message.is_empty() {
+            let _ = writeln!(text, "             {}", self.message);
+        }
+        let _ = writeln!(
+            text,
+            "             {} changes heard of, {} copies verified, {} found changed, {} changes \
+             wait for Redis",
+            self.changes, self.verified_copies, self.refuted_copies, self.deferred_changes
+        );
+        text
     }
 }
 

@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{BATCH_TURN, Engine, Provenance, Source, check_batch};
+use super::{
+    BATCH_TURN, Engine, Provenance, Source, available, check_batch,
+    look::Known,
+    shared::{Looked, Question, Shared},
+};
 use crate::{
     clock::Timestamp,
     entry::Entry,
@@ -16,6 +20,8 @@ use crate::{
 /// How a caller wants to read.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ReadOptions {
+    /// The staleness this caller accepts; `None`: the namespace's.
+    pub max_stale: Option<Duration>,
     /// Look in the local tier only.
     pub local_only: bool,
     /// Bypass the local tier.
@@ -34,14 +40,17 @@ impl ReadOptions {
         Ok(())
     }
 
-    fn check(self) -> Result<()> {
+    fn check(self, namespace: &Namespace, shared: Option<&Shared>) -> Result<()> {
         if self.local_only && self.require_shared {
             return Err(Error::invalid(
                 "options: local_only and require_shared exclude each other",
             ));
         }
-        if self.require_shared {
-            let text = "options.require_shared: no shared tier is configured";
+        if self.require_shared && shared.is_none() {
+            let text = match namespace.uses_shared() {
+                true => "options.require_shared: no shared tier is configured",
+                false => "options.require_shared: the namespace leaves the shared tier out",
+            };
             return Err(Error::new(Kind::Precondition, text));
         }
         if self.lease {
@@ -84,7 +93,8 @@ pub struct Existence {
 }
 
 impl Engine {
-    /// Reads one entry. A tier that cannot be read is a tier that does not have it.
+    /// Reads one entry. A tier that cannot be read is a tier that does not have it, unless the
+    /// caller asked for that tier only.
     pub async fn get(&self, namespace: &str, key: String, options: ReadOptions) -> Result<Answer> {
         let namespace = self.namespaces.get(namespace)?;
         let result = self.get_in(&namespace, key, options).await;
@@ -97,16 +107,32 @@ impl Engine {
         key: String,
         options: ReadOptions,
     ) -> Result<Answer> {
-        let name = EntryName::new(&namespace.name, &Key::new(key)?);
-        options.check()?;
+        let key = Key::new(key)?;
+        let name = EntryName::new(&namespace.name, &key);
+        options.check(namespace, self.shared_for(namespace))?;
         let begun = Instant::now();
-        let found = if namespace.uses_local() {
-            available(namespace, self.local.get(&name).await)
-        } else {
-            None
+        let looked = match self.shared_for(namespace) {
+            None => self.look_locally(namespace, &name).await,
+            Some(shared) => {
+                let shared_name = shared.name(namespace, &key);
+                let question = Question {
+                    namespace,
+                    name: &name,
+                    shared_name: &shared_name,
+                    begun: shared.coherence.last_change(shared_name.as_bytes()),
+                };
+                self.look(shared, question, None, options).await?
+            }
         };
-        let hit = found.and_then(|found| hit(namespace, &found));
-        Ok(self.answer(namespace, hit, begun.elapsed()))
+        Ok(self.answer(namespace, looked, begun.elapsed()))
+    }
+
+    async fn look_locally(&self, namespace: &Namespace, name: &EntryName) -> Looked {
+        let found = match namespace.uses_local() {
+            true => available(namespace, self.local.get(name).await),
+            false => None,
+        };
+        found.map_or_else(Looked::nothing, Looked::local)
     }
 
     /// Reads several entries of one namespace, answered in their order. A key that breaks a limit
@@ -120,13 +146,13 @@ impl Engine {
         let namespace = self.namespaces.get(namespace)?;
         let checked = check_batch("keys", keys.len())
             .and_then(|()| options.check_without_lease("GetMany"))
-            .and_then(|()| options.check());
+            .and_then(|()| options.check(&namespace, self.shared_for(&namespace)));
         Self::counted(&namespace, checked)?;
         let mut answers = Vec::with_capacity(keys.len());
         let mut keys = keys.into_iter().peekable();
         while keys.peek().is_some() {
             let turn = keys.by_ref().take(BATCH_TURN).map(Key::new).collect();
-            self.get_turn(&namespace, turn, &mut answers).await;
+            self.get_turn(&namespace, turn, options, &mut answers).await;
             tokio::task::yield_now().await;
         }
         Ok(answers)
@@ -136,31 +162,47 @@ impl Engine {
         &self,
         namespace: &Namespace,
         keys: Vec<Result<Key>>,
+        options: ReadOptions,
         answers: &mut Vec<Result<Answer>>,
     ) {
         let begun = Instant::now();
-        let valid = keys
-            .iter()
-            .flatten()
-            .map(|key| EntryName::new(&namespace.name, key));
-        let names: Vec<_> = valid.collect();
-        let found = match namespace.uses_local() {
-            true => self.local.get_many(&names).await,
-            false => names.iter().map(|_| Ok(None)).collect(),
+        let valid = keys.iter().flatten();
+        let names: Vec<_> = valid
+            .map(|key| EntryName::new(&namespace.name, key))
+            .collect();
+        let looked = match self.shared_for(namespace) {
+            None => {
+                let found = self.found_locally(namespace, &names).await.into_iter();
+                let looked = found.map(|it| Ok(it.map_or_else(Looked::nothing, Looked::local)));
+                looked.collect::<Vec<_>>()
+            }
+            Some(shared) => {
+                let keys: Vec<_> = keys.iter().flatten().collect();
+                self.look_for_all(shared, namespace, &keys, &names, options)
+                    .await
+            }
         };
         let lookup = begun.elapsed();
-        let mut found = found.into_iter();
+        let mut looked = looked.into_iter();
         for key in keys {
-            let answer = key.map(|_| {
-                let found = found.next().and_then(|found| available(namespace, found));
-                self.answer(
-                    namespace,
-                    found.and_then(|found| hit(namespace, &found)),
-                    lookup,
-                )
+            let answer = key.and_then(|_| {
+                let looked = looked.next().unwrap_or_else(|| Ok(Looked::nothing()))?;
+                Ok(self.answer(namespace, looked, lookup))
             });
             answers.push(Self::counted(namespace, answer));
         }
+    }
+
+    pub(super) async fn found_locally(
+        &self,
+        namespace: &Namespace,
+        names: &[EntryName],
+    ) -> Vec<Option<Found>> {
+        if !namespace.uses_local() {
+            return names.iter().map(|_| None).collect();
+        }
+        let found = self.local.get_many(names).await.into_iter();
+        found.map(|found| available(namespace, found)).collect()
     }
 
     /// Whether a live entry is there, without moving its value. Counts neither hit nor miss.
@@ -181,57 +223,64 @@ impl Engine {
         key: String,
         options: ReadOptions,
     ) -> Result<Existence> {
-        let name = EntryName::new(&namespace.name, &Key::new(key)?);
+        let key = Key::new(key)?;
+        let name = EntryName::new(&namespace.name, &key);
         options.check_without_lease("Exists")?;
-        options.check()?;
+        options.check(namespace, self.shared_for(namespace))?;
         let begun = Instant::now();
-        let head = if namespace.uses_local() {
-            available(namespace, self.local.head(&name).await)
-        } else {
-            None
+        let head = match namespace.uses_local() && !options.require_shared {
+            true => available(namespace, self.local.head(&name).await),
+            false => None,
+        };
+        let known = match self.shared_for(namespace) {
+            None => Known {
+                created: head.map(|(head, ..)| head.created),
+                expires: head.map(|(_, expires, _)| expires),
+                source: head.map_or(Source::None, |_| Source::Local),
+                ..Known::default()
+            },
+            Some(shared) => {
+                let shared_name = shared.name(namespace, &key);
+                let question = Question {
+                    namespace,
+                    name: &name,
+                    shared_name: &shared_name,
+                    begun: 0,
+                };
+                self.known(shared, &question, head, options).await?
+            }
         };
         let now = self.now();
+        let live = known.expires.filter(|expires| now < *expires);
         Ok(Existence {
-            remaining: head.map(|(_, expires)| expires.since(now)),
+            remaining: live.map(|expires| expires.since(now)),
             provenance: Provenance {
-                source: if head.is_some() {
-                    Source::Local
-                } else {
-                    Source::None
-                },
-                age: head.map(|(head, _)| now.since(head.created)),
+                source: live.map_or(Source::None, |_| known.source),
+                stale: live.is_some() && known.stale,
+                age: live.and(known.created).map(|created| now.since(created)),
                 lookup: Some(begun.elapsed()),
-                store: None,
+                shared_lookup: known.shared,
+                ..self.provenance(namespace)
             },
         })
     }
 
-    fn answer(&self, namespace: &Namespace, hit: Option<Hit>, lookup: Duration) -> Answer {
+    fn answer(&self, namespace: &Namespace, looked: Looked, lookup: Duration) -> Answer {
+        let hit = looked.found.and_then(|found| hit(namespace, &found));
         match &hit {
             Some(_) => namespace.counters.hits.one(),
             None => namespace.counters.misses.one(),
         }
         let provenance = Provenance {
-            source: if hit.is_some() {
-                Source::Local
-            } else {
-                Source::None
-            },
+            source: hit.as_ref().map_or(Source::None, |_| looked.source),
+            stale: hit.is_some() && looked.stale,
             age: hit.as_ref().map(|hit| self.now().since(hit.created)),
             lookup: Some(lookup),
-            store: None,
+            shared_lookup: looked.shared,
+            ..self.provenance(namespace)
         };
         Answer { hit, provenance }
     }
-}
-
-/// What a tier found; a tier that cannot be used has found nothing, which is counted.
-fn available<T>(namespace: &Namespace, found: Result<Option<T>>) -> Option<T> {
-    found.unwrap_or_else(|error| {
-        tracing::debug!(%error, "a tier could not be read");
-        namespace.counters.errors.one();
-        None
-    })
 }
 
 fn hit(namespace: &Namespace, found: &Found) -> Option<Hit> {

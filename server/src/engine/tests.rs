@@ -153,7 +153,8 @@ impl World {
             LocalTier::open(&config.local, longest, "test", clock.clone(), stop.clone())
                 .await
                 .expect("opens");
-        let engine = Engine::new(config, clock.clone(), writer, local.clone());
+        let stamper = Arc::new(Stamper::new(clock.clone(), writer));
+        let engine = Engine::new(config, clock.clone(), stamper, local.clone(), None);
         Self {
             engine,
             local,

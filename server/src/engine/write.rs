@@ -1,4 +1,4 @@
-//! Writing: put, put many.
+//! Writing: put, put many. Through both tiers; what Redis cannot take now is deferred.
 
 use std::time::{Duration, Instant};
 
@@ -50,13 +50,37 @@ pub struct Written {
     pub expires: Timestamp,
     /// What became of it in the local tier.
     pub local: Outcome,
+    /// What became of it in the shared tier.
+    pub shared: Outcome,
     /// Where it went.
     pub provenance: Provenance,
 }
 
+/// One put, checked and encoded.
+pub(super) struct Put<'a> {
+    pub(super) namespace: &'a Namespace,
+    pub(super) key: &'a Key,
+    pub(super) name: EntryName,
+    pub(super) record: Record,
+    pub(super) lifetime: Duration,
+    pub(super) expires: Timestamp,
+    pub(super) condition: Condition,
+    pub(super) mode: WriteMode,
+}
+
+/// What became of a put.
+pub(super) struct Done {
+    pub(super) stamp: Stamp,
+    pub(super) expires: Timestamp,
+    pub(super) local: Outcome,
+    pub(super) shared: Outcome,
+    /// Time spent on the shared tier.
+    pub(super) spent: Option<Duration>,
+}
+
 impl Engine {
     /// Writes one entry. `Exists` or `Precondition` when a condition does not hold; `Unavailable`
-    /// when no tier took it.
+    /// when no tier took it, or the shared one did not and was asked for.
     pub async fn put(
         &self,
         namespace: &str,
@@ -82,7 +106,7 @@ impl Engine {
                 let text = "options.if_version: cannot be used with PutMany";
                 return Err(Error::invalid(text));
             }
-            check_mode(options.mode)
+            self.check_mode(&namespace, options.mode)
         });
         Self::counted_write(&namespace, checked)
     }
@@ -105,51 +129,99 @@ impl Engine {
         entry: Entry,
         options: PutOptions,
     ) -> Result<Written> {
-        let name = EntryName::new(&namespace.name, &Key::new(key)?);
+        let key = Key::new(key)?;
         let policy = &namespace.policy;
         check(policy, &entry, &options)?;
-        let condition = match options.condition {
-            Condition::Always if policy.immutable => Condition::AbsentOrSame,
-            condition => condition,
-        };
+        self.check_mode(namespace, options.mode)?;
         let begun = Instant::now();
-        let stamp = self.stamper.next();
         let created = self.now();
-        let expires = created.after(lifetime(policy, options.ttl));
-        let record = Record::encode(&entry, stamp, created, expires, policy.compression)?;
-        if !namespace.uses_local() {
-            let provenance = Provenance {
-                store: Some(begun.elapsed()),
-                ..Provenance::default()
-            };
-            return Ok(Written {
-                stamp,
-                expires,
-                local: Outcome::Skipped,
-                provenance,
-            });
-        }
-        let (stamp, expires) = match self
-            .local
-            .put_if(&name, &record, expires, Mark::default(), condition)
-            .await?
-        {
-            Stored::Written => (stamp, expires),
-            Stored::Kept { head, expires } => (head.stamp, expires),
-            Stored::Refused => return Err(refusal(condition)),
+        let lifetime = lifetime(policy, options.ttl);
+        let expires = created.after(lifetime);
+        let stamp = self.stamper.next();
+        let put = Put {
+            name: EntryName::new(&namespace.name, &key),
+            namespace,
+            key: &key,
+            record: Record::encode(&entry, stamp, created, expires, policy.compression)?,
+            lifetime,
+            expires,
+            condition: match options.condition {
+                Condition::Always if policy.immutable => Condition::AbsentOrSame,
+                condition => condition,
+            },
+            mode: options.mode,
+        };
+        let done = match self.shared_for(namespace) {
+            Some(shared) if options.mode != WriteMode::Local => {
+                Box::pin(self.put_through(shared, &put, &entry)).await?
+            }
+            Some(shared) => {
+                let name = shared.name(namespace, &key);
+                // An older value that is on its way from Redis must not replace this one.
+                shared.coherence.changed(name.as_bytes());
+                self.put_locally(&put, shared.mark(policy)).await?
+            }
+            None => self.put_locally(&put, Mark::default()).await?,
         };
         namespace.counters.puts.one();
-        let provenance = Provenance {
-            source: Source::Local,
-            store: Some(begun.elapsed()),
-            ..Provenance::default()
+        let source = match (done.shared, done.local) {
+            (Outcome::Applied, _) => Source::Shared,
+            (_, Outcome::Applied) => Source::Local,
+            _ => Source::None,
         };
         Ok(Written {
-            stamp,
-            expires,
-            local: Outcome::Applied,
-            provenance,
+            stamp: done.stamp,
+            expires: done.expires,
+            local: done.local,
+            shared: done.shared,
+            provenance: Provenance {
+                source,
+                store: Some(begun.elapsed()),
+                shared_store: done.spent,
+                ..self.provenance(namespace)
+            },
         })
+    }
+
+    /// The local tier alone, which decides the condition.
+    pub(super) async fn put_locally(&self, put: &Put<'_>, mark: Mark) -> Result<Done> {
+        let mut done = Done {
+            stamp: put.record.head().stamp,
+            expires: put.expires,
+            local: Outcome::Skipped,
+            shared: Outcome::Skipped,
+            spent: None,
+        };
+        if !put.namespace.uses_local() {
+            return Ok(done);
+        }
+        let stored = self
+            .local
+            .put_if(&put.name, &put.record, put.expires, mark, put.condition)
+            .await?;
+        done.local = Outcome::Applied;
+        match stored {
+            Stored::Written => {}
+            Stored::Kept { head, expires } => (done.stamp, done.expires) = (head.stamp, expires),
+            Stored::Refused => return Err(refusal(put.condition)),
+        }
+        Ok(done)
+    }
+
+    fn check_mode(&self, namespace: &Namespace, mode: WriteMode) -> Result<()> {
+        let refused = match mode {
+            WriteMode::Through => return Ok(()),
+            WriteMode::Local if namespace.uses_local() => return Ok(()),
+            WriteMode::Local => "options.mode: LOCAL, but the namespace leaves the local tier out",
+            WriteMode::Shared if self.shared_for(namespace).is_some() => return Ok(()),
+            WriteMode::Shared if namespace.uses_shared() => {
+                "options.mode: SHARED asks for the shared tier, but none is configured"
+            }
+            WriteMode::Shared => {
+                "options.mode: SHARED, but the namespace leaves the shared tier out"
+            }
+        };
+        Err(Error::new(Kind::Precondition, refused))
     }
 }
 
@@ -165,22 +237,23 @@ fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
     if options.ttl.is_some_and(|ttl| ttl < TTL_MIN) {
         return Err(Error::invalid("ttl: must be at least 1ms"));
     }
-    if policy.immutable && matches!(options.condition, Condition::Version(_)) {
+    let versioned = matches!(options.condition, Condition::Version(_));
+    if policy.immutable && versioned {
         return Err(Error::invalid(
             "options.if_version: the namespace is immutable, its entries have one version",
         ));
     }
-    check_mode(options.mode)
-}
-
-fn check_mode(mode: WriteMode) -> Result<()> {
-    match mode {
-        WriteMode::Through | WriteMode::Local => Ok(()),
-        WriteMode::Shared => {
-            let text = "options.mode: SHARED asks for the shared tier, but none is configured";
-            Err(Error::new(Kind::Precondition, text))
-        }
+    if policy.raw && versioned {
+        return Err(Error::invalid(
+            "options.if_version: the namespace is raw, its entries have no versions",
+        ));
     }
+    if policy.raw && !entry.attributes.is_empty() {
+        return Err(Error::invalid(
+            "metadata, content_type, tags: the namespace is raw, it keeps values only",
+        ));
+    }
+    Ok(())
 }
 
 /// Lifetime of a put: what was asked for or the default, at most the maximum, less the jitter.
@@ -194,7 +267,7 @@ fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
         .max(TTL_MIN)
 }
 
-fn refusal(condition: Condition) -> Error {
+pub(super) fn refusal(condition: Condition) -> Error {
     match condition {
         Condition::Version(_) => Error::new(
             Kind::Precondition,

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use pannier_proto::v1::{
     self, ConfigRequest, ConfigResponse, FlushRequest, FlushResponse, HealthRequest,
     HealthResponse, LocalTierStats, NamespaceStats, PartHealth, ResetRequest, ResetResponse,
-    StatsRequest, StatsResponse, admin_service_server::AdminService,
+    SharedTierStats, StatsRequest, StatsResponse, admin_service_server::AdminService,
 };
 use tonic::{Request, Response, Status};
 
 use super::{encode, status::status};
-use crate::{engine::Engine, error::Result, key::check_namespace, stats::Counters};
+use crate::{
+    coherence::Standing, engine::Engine, error::Result, key::check_namespace, stats::Counters,
+};
 
 /// The service.
 pub(super) struct Admin {
@@ -45,8 +47,40 @@ impl Admin {
             total: Some(total),
             namespaces,
             local: Some(self.local_stats().await?),
-            shared_state: v1::SharedState::Disabled.into(),
+            shared_state: self.shared_state().into(),
             version: env!("CARGO_PKG_VERSION").into(),
+            shared: self.shared_stats(),
+        })
+    }
+
+    fn shared_state(&self) -> v1::SharedState {
+        match self.engine.shared() {
+            None => v1::SharedState::Disabled,
+            Some(shared) if shared.coherence().is_attached() => v1::SharedState::Attached,
+            Some(_) => v1::SharedState::Detached,
+        }
+    }
+
+    fn shared_stats(&self) -> Option<SharedTierStats> {
+        let shared = self.engine.shared()?;
+        let coherence = shared.coherence();
+        let stats = coherence.stats();
+        let (since, message) = match coherence.standing() {
+            Standing::Attached { since } => (since, String::new()),
+            Standing::Detached { since, reason } => (since, reason),
+        };
+        let contact = coherence.last_contact();
+        Some(SharedTierStats {
+            state: self.shared_state().into(),
+            since: Some(encode::timestamp(since)),
+            message,
+            attachments: stats.attachments,
+            changes: stats.changes,
+            flushes: stats.flushes,
+            verified_copies: stats.verified,
+            refuted_copies: stats.refuted,
+            deferred_changes: shared.deferred() as u64,
+            contact_age: contact.map(|(_, at)| encode::duration(self.engine.now().since(at))),
         })
     }
 
@@ -76,10 +110,23 @@ impl Admin {
             healthy: trouble.is_none(),
             message: trouble.unwrap_or_default(),
         };
+        let shared = self.engine.shared().map(|shared| {
+            let message = match shared.coherence().standing() {
+                Standing::Attached { .. } => String::new(),
+                Standing::Detached { reason, .. } => {
+                    format!("{reason}; serving from the local tier, trying again")
+                }
+            };
+            PartHealth {
+                name: "shared".into(),
+                healthy: message.is_empty(),
+                message,
+            }
+        });
         // The daemon answers either way: without a usable tier every read is a miss.
         HealthResponse {
             serving: true,
-            parts: vec![local],
+            parts: [local].into_iter().chain(shared).collect(),
             version: env!("CARGO_PKG_VERSION").into(),
         }
     }

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Requests, deadline, decode, encode, status::status};
 use crate::{
-    engine::{Answer, Engine, Provenance, PutOptions, Source},
+    engine::{Answer, Engine, Provenance, PutOptions, Source, Standing},
     error::{Error, Kind, Result},
 };
 
@@ -91,7 +91,7 @@ impl Cache {
         Ok(InvalidateResponse {
             count: done.count,
             local_outcome: encode::outcome(done.local).into(),
-            shared_outcome: v1::TierOutcome::Skipped.into(),
+            shared_outcome: encode::outcome(done.shared).into(),
             provenance: Some(encode::provenance(&done.provenance)),
         })
     }
@@ -106,28 +106,26 @@ impl Cache {
             .get_many(&request.namespace, request.keys, options)
             .await?;
         let mut room = BATCH_BYTES_MAX;
-        let mut source = Source::None;
+        let mut whole = Provenance::default();
         let items = answers
             .into_iter()
             .map(|answer| {
+                let of_item = answer.as_ref().map(|answer| answer.provenance).ok();
                 let item = item(answer);
                 match room.checked_sub(item.encoded_len()) {
                     Some(left) => {
                         room = left;
-                        if item.entry.is_some() {
-                            source = Source::Local;
-                        }
+                        whole = together(whole, of_item.unwrap_or_default());
                         item
                     }
                     None => no_room(),
                 }
             })
             .collect();
-        let lookup = Some(begun.elapsed());
         let provenance = Provenance {
-            source,
-            lookup,
-            ..Provenance::default()
+            lookup: Some(begun.elapsed()),
+            age: None,
+            ..whole
         };
         Ok(GetManyResponse {
             items,
@@ -143,25 +141,26 @@ impl Cache {
         self.engine
             .check_put_many(&request.namespace, request.items.len(), &options)?;
         let mut results = Vec::with_capacity(request.items.len());
-        let mut source = Source::None;
+        let mut whole = Provenance::default();
         for (index, item) in request.items.into_iter().enumerate() {
             let written = self.put_item(&request.namespace, item, options).await;
-            results.push(written.unwrap_or_else(|error| PutManyResult {
-                fault: Some(encode::fault(&error)),
-                ..PutManyResult::default()
-            }));
-            if results[index].fault.is_none() {
-                source = Source::Local;
-            }
+            results.push(match written {
+                Ok((result, provenance)) => {
+                    whole = together(whole, provenance);
+                    result
+                }
+                Err(error) => PutManyResult {
+                    fault: Some(encode::fault(&error)),
+                    ..PutManyResult::default()
+                },
+            });
             if (index + 1) % BATCH_TURN == 0 {
                 tokio::task::yield_now().await;
             }
         }
-        let store = Some(begun.elapsed());
         let provenance = Provenance {
-            source,
-            store,
-            ..Provenance::default()
+            store: Some(begun.elapsed()),
+            ..whole
         };
         Ok(PutManyResponse {
             results,
@@ -174,7 +173,7 @@ impl Cache {
         namespace: &str,
         item: PutManyItem,
         options: PutOptions,
-    ) -> Result<PutManyResult> {
+    ) -> Result<(PutManyResult, Provenance)> {
         let PutManyItem {
             key,
             value,
@@ -195,13 +194,14 @@ impl Cache {
             shared_outcome,
             ..
         } = encode::put_response(&written);
-        Ok(PutManyResult {
+        let result = PutManyResult {
             version,
             expire_time,
             local_outcome,
             shared_outcome,
             fault: None,
-        })
+        };
+        Ok((result, written.provenance))
     }
 }
 
@@ -211,9 +211,40 @@ fn item(answer: Result<Answer>) -> GetManyItem {
             entry: hit.map(encode::entry),
             fault: None,
             tier: encode::tier(provenance.source).into(),
-            stale: false,
+            stale: provenance.stale,
         },
         Err(error) => faulty(&error),
+    }
+}
+
+/// The provenance of a batch: the furthest tier of any item, stale if any is, the worst standing,
+/// the longest wait for Redis.
+fn together(one: Provenance, other: Provenance) -> Provenance {
+    let further = |source| match source {
+        Source::None => 0,
+        Source::Local => 1,
+        Source::Shared => 2,
+    };
+    let worse = |standing| match standing {
+        Standing::Disabled => 0,
+        Standing::Attached => 1,
+        Standing::Detached => 2,
+    };
+    let source = match further(one.source) < further(other.source) {
+        true => other.source,
+        false => one.source,
+    };
+    let standing = match worse(one.standing) < worse(other.standing) {
+        true => other.standing,
+        false => one.standing,
+    };
+    Provenance {
+        source,
+        standing,
+        stale: one.stale || other.stale,
+        shared_lookup: one.shared_lookup.max(other.shared_lookup),
+        shared_store: one.shared_store.max(other.shared_store),
+        ..Provenance::default()
     }
 }
 

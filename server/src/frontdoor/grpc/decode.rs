@@ -41,11 +41,11 @@ pub(super) fn read_options(options: Option<v1::ReadOptions>) -> Result<ReadOptio
     let Some(options) = options else {
         return Ok(ReadOptions::default());
     };
-    if let Some(max_stale) = &options.max_stale {
-        // Checked here, used as soon as there is a shared tier to be away from.
-        duration("options.max_stale", max_stale)?;
-    }
+    let max_stale = options.max_stale.as_ref();
     Ok(ReadOptions {
+        max_stale: max_stale
+            .map(|it| duration("options.max_stale", it))
+            .transpose()?,
         local_only: options.local_only,
         require_shared: options.require_shared,
         lease: options.lease.is_some(),

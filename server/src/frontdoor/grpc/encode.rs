@@ -8,7 +8,7 @@ use pannier_proto::v1;
 use super::status::code;
 use crate::{
     clock::Timestamp,
-    engine::{Hit, Outcome, Provenance, Source, Written},
+    engine::{Hit, Outcome, Provenance, Source, Standing, Written},
     error::Error,
 };
 
@@ -28,15 +28,38 @@ pub(super) fn timestamp(at: Timestamp) -> prost_types::Timestamp {
 }
 
 pub(super) fn provenance(provenance: &Provenance) -> v1::Provenance {
+    let shared = provenance
+        .shared_lookup
+        .or(provenance.shared_store)
+        .is_some();
     v1::Provenance {
         tier: tier(provenance.source).into(),
-        stale: false,
+        stale: provenance.stale,
         age: provenance.age.map(duration),
-        shared_state: v1::SharedState::Disabled.into(),
+        shared_state: standing(provenance.standing).into(),
         lookup_duration: provenance.lookup.map(duration),
         store_duration: provenance.store.map(duration),
-        local: None,
-        shared: None,
+        local: (provenance.standing != Standing::Disabled).then(|| v1::TierDurations {
+            lookup_duration: without(provenance.lookup, provenance.shared_lookup),
+            store_duration: without(provenance.store, provenance.shared_store),
+        }),
+        shared: shared.then(|| v1::TierDurations {
+            lookup_duration: provenance.shared_lookup.map(duration),
+            store_duration: provenance.shared_store.map(duration),
+        }),
+    }
+}
+
+/// What is left of the whole without the shared tier's part.
+fn without(whole: Option<Duration>, shared: Option<Duration>) -> Option<prost_types::Duration> {
+    whole.map(|whole| duration(whole.saturating_sub(shared.unwrap_or_default())))
+}
+
+pub(super) fn standing(standing: Standing) -> v1::SharedState {
+    match standing {
+        Standing::Disabled => v1::SharedState::Disabled,
+        Standing::Attached => v1::SharedState::Attached,
+        Standing::Detached => v1::SharedState::Detached,
     }
 }
 
@@ -44,13 +67,16 @@ pub(super) fn tier(source: Source) -> v1::Tier {
     match source {
         Source::None => v1::Tier::None,
         Source::Local => v1::Tier::Local,
+        Source::Shared => v1::Tier::Shared,
     }
 }
 
 pub(super) fn outcome(outcome: Outcome) -> v1::TierOutcome {
     match outcome {
         Outcome::Applied => v1::TierOutcome::Applied,
+        Outcome::Deferred => v1::TierOutcome::Deferred,
         Outcome::Skipped => v1::TierOutcome::Skipped,
+        Outcome::Failed => v1::TierOutcome::Failed,
     }
 }
 
@@ -72,7 +98,7 @@ pub(super) fn put_response(written: &Written) -> v1::PutResponse {
         version: Bytes::copy_from_slice(written.stamp.as_bytes()),
         expire_time: Some(timestamp(written.expires)),
         local_outcome: outcome(written.local).into(),
-        shared_outcome: v1::TierOutcome::Skipped.into(),
+        shared_outcome: outcome(written.shared).into(),
         provenance: Some(provenance(&written.provenance)),
     }
 }

@@ -1,0 +1,207 @@
+//! Looking in both tiers (P1): the local copy if it counts, Redis if it does not, and what is left
+//! when Redis does not answer.
+
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+
+use super::{
+    Engine, ReadOptions, Source, available,
+    shared::{Looked, Question, Shared, Worth, shared_is_away},
+};
+use crate::{
+    clock::Timestamp,
+    error::Result,
+    key::{EntryName, Key},
+    namespace::Namespace,
+    record::Head,
+    tier::{Found, Mark, Tier},
+};
+
+/// Whether an entry exists, as far as the tiers know.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    pub(super) created: Option<Timestamp>,
+    pub(super) expires: Option<Timestamp>,
+    pub(super) source: Source,
+    pub(super) stale: bool,
+    pub(super) shared: Option<Duration>,
+}
+
+impl Engine {
+    /// Looks in both tiers. `local` is what the local tier has, if it was asked already.
+    pub(super) async fn look(
+        &self,
+        shared: &Shared,
+        question: Question<'_>,
+        local: Option<Option<Found>>,
+        options: ReadOptions,
+    ) -> Result<Looked> {
+        let namespace = question.namespace;
+        let local = match local {
+            _ if options.require_shared || !namespace.uses_local() => None,
+            Some(local) => local,
+            None => available(namespace, self.local.get(question.name).await),
+        };
+        if let Some(found) = &local {
+            let worth = shared.worth(&question, found.record.head(), found.mark, found.expires);
+            if let Worth::Fresh(expires) = worth {
+                return Ok(self.until(found.clone(), expires));
+            }
+        }
+        let Some(link) = shared.coherence.link() else {
+            return self.look_without_redis(shared, &question, local, options, "");
+        };
+        if options.local_only && local.is_none() {
+            return Ok(Looked::nothing());
+        }
+        let asked = Instant::now();
+        // In a box: it is large, and most reads never come here.
+        let ask = shared.ask(&link, &question, local.as_ref(), &self.local);
+        let fetched = Box::pin(ask).await;
+        let spent = Some(asked.elapsed());
+        let looked = match fetched.found {
+            Ok(None) => Looked::nothing(),
+            Ok(Some(found)) => {
+                self.stamper.observe(&found.record.head().stamp);
+                let expires = found.expires;
+                let looked = self.until(found, expires);
+                // Ended while it was on its way: nothing came from anywhere.
+                let source = looked
+                    .found
+                    .as_ref()
+                    .map_or(Source::None, |_| fetched.source);
+                Looked { source, ..looked }
+            }
+            Err(error) => {
+                let detail = format!(": {error}");
+                self.look_without_redis(shared, &question, local, options, &detail)?
+            }
+        };
+        let wrong_tier = options.local_only && looked.source == Source::Shared;
+        let looked = if wrong_tier {
+            Looked::nothing()
+        } else {
+            looked
+        };
+        Ok(Looked {
+            shared: spent,
+            ..looked
+        })
+    }
+
+    /// Expiry is decided here as well: Redis may have shortened a lifetime since the copy was made.
+    fn until(&self, mut found: Found, expires: Timestamp) -> Looked {
+        if expires <= self.now() {
+            return Looked::nothing();
+        }
+        found.expires = expires;
+        Looked::local(found)
+    }
+
+    /// The local copy marked stale, within what is allowed.
+    fn look_without_redis(
+        &self,
+        shared: &Shared,
+        question: &Question<'_>,
+        local: Option<Found>,
+        options: ReadOptions,
+        detail: &str,
+    ) -> Result<Looked> {
+        if options.require_shared {
+            return Err(shared_is_away("options.require_shared", detail));
+        }
+        let allowed = |found: &Found| {
+            let created = found.record.head().created;
+            shared.stale(question, created, found.mark, options.max_stale)
+        };
+        Ok(match local.filter(allowed) {
+            Some(found) => Looked {
+                stale: true,
+                ..Looked::local(found)
+            },
+            None => Looked::nothing(),
+        })
+    }
+
+    pub(super) async fn look_for_all(
+        &self,
+        shared: &Shared,
+        namespace: &Namespace,
+        keys: &[&Key],
+        names: &[EntryName],
+        options: ReadOptions,
+    ) -> Vec<Result<Looked>> {
+        let shared_names: Vec<_> = keys.iter().map(|key| shared.name(namespace, key)).collect();
+        let questions: Vec<_> = names
+            .iter()
+            .zip(&shared_names)
+            .map(|(name, shared_name)| Question {
+                namespace,
+                name,
+                shared_name,
+                begun: shared.coherence.last_change(shared_name.as_bytes()),
+            })
+            .collect();
+        let local = match options.require_shared {
+            true => names.iter().map(|_| None).collect(),
+            false => self.found_locally(namespace, names).await,
+        };
+        let each = questions.into_iter().zip(local);
+        // All at once: the client sends them in one go.
+        join_all(each.map(|(question, local)| self.look(shared, question, Some(local), options)))
+            .await
+    }
+
+    pub(super) async fn known(
+        &self,
+        shared: &Shared,
+        question: &Question<'_>,
+        head: Option<(Head, Timestamp, Mark)>,
+        options: ReadOptions,
+    ) -> Result<Known> {
+        let local = head.map(|(head, expires, mark)| {
+            let worth = shared.worth(question, &head, mark, expires);
+            (head, expires, mark, worth)
+        });
+        let of_copy = |head: Head, expires, stale| Known {
+            created: Some(head.created),
+            expires: Some(expires),
+            source: Source::Local,
+            stale,
+            shared: None,
+        };
+        if let Some((head, _, _, Worth::Fresh(expires))) = local {
+            return Ok(of_copy(head, expires, false));
+        }
+        if options.local_only && local.is_none() {
+            return Ok(Known::default());
+        }
+        let mut detail = String::new();
+        let own = local.map(|(head, ..)| head.stamp);
+        if let Some(link) = shared.coherence.link() {
+            let asked = Instant::now();
+            match Box::pin(shared.exists(&link, question, own)).await {
+                Ok(expires) => {
+                    return Ok(Known {
+                        created: None,
+                        expires,
+                        source: Source::Shared,
+                        stale: false,
+                        shared: Some(asked.elapsed()),
+                    });
+                }
+                Err(error) => detail = format!(": {error}"),
+            }
+        }
+        if options.require_shared {
+            return Err(shared_is_away("options.require_shared", &detail));
+        }
+        let stale = local.filter(|(head, _, mark, _)| {
+            shared.stale(question, head.created, *mark, options.max_stale)
+        });
+        Ok(stale.map_or_else(Known::default, |(head, expires, ..)| {
+            of_copy(head, expires, true)
+        }))
+    }
+}

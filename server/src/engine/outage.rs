@@ -1,0 +1,260 @@
+//! What is done for Redis's return: replaying what was deferred, and hearing what others wish away.
+//!
+//! Deferred are removals only ("remove what is older than this"), and for immutable namespaces
+//! publications ("put it unless something is there"). Never a put: replaying one could bring back
+//! what another daemon removed meanwhile. A removal compares version stamps, which all daemons
+//! draw from clocks that follow Redis's, so it never harms what is newer.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::future::try_join_all;
+use tokio::sync::mpsc;
+
+use crate::{
+    clock::{Clock, Timestamp},
+    coherence::{Coherence, Replay},
+    config::Config,
+    journal::{Deferred, Journal},
+    key::{EntryName, Key, NamespaceName},
+    stamp::Stamper,
+    tier::{
+        Condition, Stored, Tier,
+        local::{LocalTier, Selection},
+        shared::{SharedError, SharedName, SharedSpace, SharedTier, Trouble},
+    },
+};
+
+use super::wish::{What, Wish};
+
+/// Items in flight to Redis.
+const REPLAY_BATCH: usize = 256;
+/// Wishes of other daemons that wait for the local tier; beyond it, everything is verified.
+const WISHES_MAX: usize = 64;
+
+/// Carries out what was deferred.
+#[derive(Debug)]
+pub struct Outage {
+    config: Arc<Config>,
+    clock: Clock,
+    stamper: Arc<Stamper>,
+    coherence: Arc<Coherence>,
+    journal: Journal,
+    local: LocalTier,
+    wishes: mpsc::Sender<(NamespaceName, Selection)>,
+}
+
+impl Outage {
+    /// And the task that removes from the local tier what others wish away; it ends when the
+    /// `Outage` is dropped.
+    pub fn new(
+        config: Arc<Config>,
+        clock: Clock,
+        stamper: Arc<Stamper>,
+        coherence: Arc<Coherence>,
+        journal: Journal,
+        local: LocalTier,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (wishes, mut queue) = mpsc::channel::<(NamespaceName, Selection)>(WISHES_MAX);
+        let tier = local.clone();
+        let remove = async move {
+            while let Some((namespace, selection)) = queue.recv().await {
+                if let Err(error) = tier.delete_selected(&namespace, selection).await {
+                    tracing::warn!(%error, "what another daemon wished away could not be removed");
+                }
+            }
+        };
+        let outage = Self {
+            config,
+            clock,
+            stamper,
+            coherence,
+            journal,
+            local,
+            wishes,
+        };
+        (outage, remove)
+    }
+
+    fn name(&self, namespace: &NamespaceName, key: &Key) -> Option<SharedName> {
+        // A namespace that is no longer known: nobody here can have a copy of it.
+        let policy = self.config.policy(namespace)?;
+        Some(SharedName::new(
+            &self.config.shared,
+            namespace,
+            policy,
+            key.as_str(),
+        ))
+    }
+
+    async fn carry_out(&self, tier: &SharedTier, item: &Deferred) -> Result<(), SharedError> {
+        let namespace = match item {
+            Deferred::Remove { namespace, .. }
+            | Deferred::RemoveSelected { namespace, .. }
+            | Deferred::Publish { namespace, .. } => NamespaceName::new(namespace.as_str()),
+        };
+        let Ok(namespace) = namespace else {
+            return Ok(());
+        };
+        match item {
+            Deferred::Remove { key, stamp, .. } => {
+                let Ok(key) = Key::new(key.as_str()) else {
+                    return Ok(());
+                };
+                if let Some(name) = self.name(&namespace, &key) {
+                    tier.remove_older(&name, stamp).await?;
+                    let what = What::Keys(vec![key.as_str().to_owned()]);
+                    self.publish(tier, namespace, what).await?;
+                }
+            }
+            Deferred::RemoveSelected {
+                selection, stamp, ..
+            } => {
+                if let Some(policy) = self.config.policy(&namespace) {
+                    let space = SharedSpace::new(&self.config.shared, &namespace, policy);
+                    tier.remove_selected(&space, selection, Some(stamp)).await?;
+                    self.publish(tier, namespace, What::Selected(selection.clone()))
+                        .await?;
+                }
+            }
+            Deferred::Publish { key, .. } => {
+                if let Ok(key) = Key::new(key.as_str()) {
+                    self.publish_entry(tier, &namespace, &key).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn publish(
+        &self,
+        tier: &SharedTier,
+        namespace: NamespaceName,
+        what: What,
+    ) -> Result<(), SharedError> {
+        let wish = Wish {
+            sender: self.journal.daemon_id(),
+            namespace,
+            what,
+        };
+        tier.publish(&self.config.shared.channel(), wish.encode())
+            .await
+    }
+
+    /// A damaged journal may have held the removal of anything: all that is older goes. What others
+    /// lose by it they can compute again; what they would keep could be wrong for ever.
+    async fn settle_loss(&self, tier: &SharedTier) -> Result<(), SharedError> {
+        if !self.journal.lost() {
+            return Ok(());
+        }
+        let space = SharedSpace::whole(&self.config.shared);
+        let bound = self.stamper.bound();
+        let removed = tier
+            .remove_selected(&space, &Selection::All, Some(&bound))
+            .await?;
+        tracing::error!(
+            removed,
+            "invalidations of an outage were lost with a damaged journal: everything older under \
+             shared.key_prefix was removed from Redis"
+        );
+        let settled = self.journal.settle_loss().await;
+        settled.map_err(|error| {
+            let text = format!("the journal cannot be written: {error}");
+            SharedError::new(Trouble::Unexpected, text)
+        })
+    }
+
+    /// An entry of an immutable namespace that was put while Redis was away (P10a).
+    async fn publish_entry(
+        &self,
+        tier: &SharedTier,
+        namespace: &NamespaceName,
+        key: &Key,
+    ) -> Result<(), SharedError> {
+        let entry_name = EntryName::new(namespace, key);
+        let (Some(name), Ok(Some(found))) =
+            (self.name(namespace, key), self.local.get(&entry_name).await)
+        else {
+            // Evicted, expired or invalidated meanwhile.
+            return Ok(());
+        };
+        let lifetime = found.expires.since(self.clock.now());
+        let stored = tier
+            .put(&name, &found.record, lifetime, Condition::AbsentOrSame)
+            .await?;
+        if stored == Stored::Refused {
+            tracing::warn!(
+                namespace = namespace.as_str(),
+                "an immutable entry put while Redis was away differs from the one it has: dropped"
+            );
+            // An error leaves the name doubtful, which is a miss as well.
+            let _ = self.local.delete(&entry_name).await;
+        }
+        Ok(())
+    }
+}
+
+impl Replay for Outage {
+    async fn replay(&self, tier: &SharedTier) -> Result<(), SharedError> {
+        self.settle_loss(tier).await?;
+        let begun = self.journal.depth();
+        loop {
+            let items = match self.journal.next(REPLAY_BATCH).await {
+                Ok(items) if items.is_empty() => break,
+                Ok(items) => items,
+                Err(error) => {
+                    let text = format!("the journal cannot be read: {error}");
+                    return Err(SharedError::new(Trouble::Unexpected, text));
+                }
+            };
+            try_join_all(items.iter().map(|(_, item)| self.carry_out(tier, item))).await?;
+            let done: Vec<_> = items.iter().map(|(number, _)| *number).collect();
+            if let Err(error) = self.journal.done(&done).await {
+                let text = format!("the journal cannot be written: {error}");
+                return Err(SharedError::new(Trouble::Unexpected, text));
+            }
+        }
+        if begun > 0 {
+            tracing::info!(
+                changes = begun,
+                "what waited for Redis has been carried out"
+            );
+        }
+        Ok(())
+    }
+
+    fn heard(&self, message: &[u8]) {
+        let Some(wish) = Wish::decode(message) else {
+            tracing::warn!("a message of another version of Pannier: all entries are verified");
+            self.coherence.doubt_everything();
+            return;
+        };
+        if wish.sender == self.journal.daemon_id() {
+            return;
+        }
+        match wish.what {
+            What::Keys(keys) => {
+                for key in keys.into_iter().filter_map(|key| Key::new(key).ok()) {
+                    if let Some(name) = self.name(&wish.namespace, &key) {
+                        self.coherence.wished_away(name.as_bytes());
+                    }
+                }
+            }
+            What::Selected(selection) => {
+                self.coherence.wished_all_away();
+                if self.wishes.try_send((wish.namespace, selection)).is_err() {
+                    self.coherence.doubt_everything();
+                }
+            }
+        }
+    }
+
+    fn clock_differs(&self, micros: i64, give_or_take: Duration) {
+        self.stamper.follow(micros, give_or_take);
+    }
+
+    async fn note_contact(&self, epoch: u64, at: Timestamp) {
+        if let Err(error) = self.journal.set_last_contact(epoch, at).await {
+            tracing::debug!(%error, "the contact with Redis cannot be noted");
+        }
+    }
+}

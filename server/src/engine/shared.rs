@@ -1,0 +1,291 @@
+//! The engine's side of the shared tier: whether a local copy counts, what Redis says, and what is
+//! made of Redis not answering. A fault of Redis is never a fault of a request (P11).
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    Source,
+    flight::{Fetched, Flights},
+};
+use crate::{
+    clock::Timestamp,
+    coherence::{Coherence, Link, Verified},
+    config::{Policy, SharedConfig},
+    error::{Error, Kind},
+    journal::Journal,
+    key::{EntryName, Key},
+    namespace::Namespace,
+    record::Head,
+    stamp::Stamp,
+    tier::{
+        Found, Mark,
+        local::LocalTier,
+        shared::{SharedError, SharedName, There, Trouble},
+    },
+};
+
+/// What the engine needs besides the local tier when Redis is shared.
+#[derive(Debug)]
+pub struct Shared {
+    pub(super) config: SharedConfig,
+    pub(super) coherence: Arc<Coherence>,
+    pub(super) journal: Journal,
+    pub(super) flights: Flights,
+}
+
+/// What a local copy is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Worth {
+    /// It is what Redis has, until then.
+    Fresh(Timestamp),
+    /// Perhaps.
+    Unverified,
+}
+
+/// What was found for a key, and where.
+#[derive(Debug)]
+pub(super) struct Looked {
+    pub(super) found: Option<Found>,
+    pub(super) source: Source,
+    pub(super) stale: bool,
+    /// Time spent on the shared tier; `None` when it was not asked.
+    pub(super) shared: Option<Duration>,
+}
+
+impl Looked {
+    pub(super) fn nothing() -> Self {
+        Self {
+            found: None,
+            source: Source::None,
+            stale: false,
+            shared: None,
+        }
+    }
+
+    pub(super) fn local(found: Found) -> Self {
+        Self {
+            found: Some(found),
+            source: Source::Local,
+            ..Self::nothing()
+        }
+    }
+}
+
+/// One question about one key of a namespace that is shared.
+#[derive(Clone, Copy)]
+pub(super) struct Question<'a> {
+    pub(super) namespace: &'a Namespace,
+    pub(super) name: &'a EntryName,
+    pub(super) shared_name: &'a SharedName,
+    /// The number of the last change of the key when the question was asked.
+    pub(super) begun: u64,
+}
+
+impl Shared {
+    /// The shared tier as the engine uses it.
+    pub fn new(config: SharedConfig, coherence: Arc<Coherence>, journal: Journal) -> Self {
+        Self {
+            config,
+            coherence,
+            journal,
+            flights: Flights::default(),
+        }
+    }
+
+    /// What is known of the contact with Redis.
+    pub fn coherence(&self) -> &Arc<Coherence> {
+        &self.coherence
+    }
+
+    /// Changes that wait for Redis.
+    pub fn deferred(&self) -> usize {
+        self.journal.depth()
+    }
+
+    pub(super) fn name(&self, namespace: &Namespace, key: &Key) -> SharedName {
+        SharedName::new(
+            &self.config,
+            &namespace.name,
+            &namespace.policy,
+            key.as_str(),
+        )
+    }
+
+    /// How the fences stand that this namespace's copies are judged by.
+    pub(super) fn mark(&self, policy: &Policy) -> Mark {
+        match policy.immutable {
+            true => self.coherence.immutable_mark(),
+            false => self.coherence.mark(),
+        }
+    }
+
+    /// What a local copy is worth now.
+    pub(super) fn worth(
+        &self,
+        question: &Question<'_>,
+        head: &Head,
+        mark: Mark,
+        expires: Timestamp,
+    ) -> Worth {
+        let key = question.shared_name.as_bytes();
+        let immutable = question.namespace.policy.immutable;
+        let fresh = match immutable {
+            true => self.coherence.is_unwished(mark, key),
+            false => self.coherence.is_fresh(mark, key),
+        };
+        if fresh {
+            return Worth::Fresh(expires);
+        }
+        match self.coherence.verified(question.name, &head.stamp, key) {
+            Some(verified) => Worth::Fresh(verified.expires),
+            None => Worth::Unverified,
+        }
+    }
+
+    /// The copy that may be served without Redis, marked stale: known to have been right not
+    /// longer ago than the namespace and the caller allow.
+    pub(super) fn stale(
+        &self,
+        question: &Question<'_>,
+        created: Timestamp,
+        mark: Mark,
+        max_stale: Option<Duration>,
+    ) -> bool {
+        let allowed = question.namespace.policy.stale_max();
+        let allowed = max_stale.map_or(allowed, |wish| wish.min(allowed));
+        let key = question.shared_name.as_bytes();
+        let staleness = self.coherence.staleness(mark, key, created);
+        staleness.is_some_and(|staleness| staleness < allowed)
+    }
+
+    /// Asks Redis: whether the local copy is what it has, and for the entry if it is not. Fills the
+    /// local tier with what it gives.
+    pub(super) async fn ask(
+        &self,
+        link: &Link,
+        question: &Question<'_>,
+        local: Option<&Found>,
+        tier: &LocalTier,
+    ) -> Fetched {
+        let epoch = self.coherence.mark().epoch;
+        let accepts =
+            |known: &Fetched| known.mark.epoch == epoch && known.mark.sequence >= question.begun;
+        let ask = async {
+            let mark = self.coherence.mark();
+            // Judged by other fences, but taken before Redis is asked as well.
+            let kept = self.mark(&question.namespace.policy);
+            let asked = self
+                .ask_alone(link, question, local, (mark, kept), tier)
+                .await;
+            let (found, source) = match asked {
+                Ok(found) => found.map_or((None, Source::None), |(it, at)| (Some(it), at)),
+                Err(error) => {
+                    return Fetched {
+                        found: Err(error),
+                        source: Source::None,
+                        mark,
+                    };
+                }
+            };
+            Fetched {
+                found: Ok(found),
+                source,
+                mark,
+            }
+        };
+        self.flights.fly(question.name, accepts, ask).await
+    }
+
+    async fn ask_alone(
+        &self,
+        link: &Link,
+        question: &Question<'_>,
+        local: Option<&Found>,
+        (mark, kept): (Mark, Mark),
+        tier: &LocalTier,
+    ) -> Result<Option<(Found, Source)>, SharedError> {
+        let name = question.shared_name;
+        if let Some(local) = local.filter(|_| !name.is_raw()) {
+            let stamp = local.record.head().stamp;
+            let checked = link.tier().check(name).await;
+            match self.noted(link, checked)? {
+                Some(There {
+                    stamp: there,
+                    expires,
+                    ..
+                }) if there == stamp => {
+                    let verified = Verified {
+                        stamp,
+                        mark,
+                        expires,
+                    };
+                    self.coherence.verify(question.name, verified);
+                    let mut found = local.clone();
+                    found.expires = expires;
+                    return Ok(Some((found, Source::Local)));
+                }
+                other => {
+                    self.coherence.refute();
+                    // Known to be wrong: it must not be served stale later either.
+                    let _ = tier.remove_version(question.name, stamp).await;
+                    if other.is_none() {
+                        return Ok(None);
+                    }
+                }
+            }
+        }
+        let fetched = link.tier().get(name).await;
+        let Some(mut found) = self.noted(link, fetched)? else {
+            return Ok(None);
+        };
+        found.mark = kept;
+        if question.namespace.uses_local() {
+            let immutable = question.namespace.policy.immutable;
+            let holds = || immutable || self.coherence.holds(mark, name.as_bytes());
+            if let Err(error) = tier.fill(question.name, &found, holds).await {
+                tracing::debug!(%error, "the local tier could not be filled");
+            }
+        }
+        Ok(Some((found, Source::Shared)))
+    }
+
+    /// Whether an entry is there, and until when, asking Redis for a few bytes only. `own` is the
+    /// version of the local copy: where Redis has a version without its value, only that counts.
+    pub(super) async fn exists(
+        &self,
+        link: &Link,
+        question: &Question<'_>,
+        own: Option<Stamp>,
+    ) -> Result<Option<Timestamp>, SharedError> {
+        let name = question.shared_name;
+        if name.is_raw() {
+            let found = self.noted(link, link.tier().get(name).await)?;
+            return Ok(found.map(|found| found.expires));
+        }
+        let checked = self.noted(link, link.tier().check(name).await)?;
+        let there = checked.filter(|it| it.has_value || own == Some(it.stamp));
+        Ok(there.map(|it| it.expires))
+    }
+
+    /// Looks at what Redis said. All that leaves in doubt what it did, or says that it is not one
+    /// to work with, ends the link: a write that was given up on must not be carried out later than
+    /// what replaces it.
+    pub(super) fn noted<T>(
+        &self,
+        link: &Link,
+        result: Result<T, SharedError>,
+    ) -> Result<T, SharedError> {
+        if let Err(error) = &result
+            && !matches!(error.trouble, Trouble::Overloaded | Trouble::OutOfMemory)
+        {
+            self.coherence.lost(link, &error.to_string());
+        }
+        result
+    }
+}
+
+/// The refusal of a call that asked for Redis and nothing else.
+pub(super) fn shared_is_away(field: &str, detail: &str) -> Error {
+    let text = format!("{field}: the shared tier cannot be reached{detail}");
+    Error::new(Kind::Unavailable, text)
+}

@@ -1,0 +1,265 @@
+//! A put through both tiers, and what becomes of it when Redis cannot take it.
+
+use std::time::Instant;
+
+use super::{
+    Engine, Outcome, WriteMode,
+    shared::{Shared, shared_is_away},
+    write::{Done, Put, refusal},
+};
+use crate::{
+    coherence::Link,
+    entry::Entry,
+    error::{Error, Kind, Result},
+    journal::Deferred,
+    record::Record,
+    tier::{
+        Condition, Mark, Stored,
+        shared::{SharedError, SharedName, Trouble},
+    },
+};
+
+/// Links tried before a put gives up: a new one may come while the old one is found to be lost.
+const LINKS_MAX: usize = 3;
+
+/// Why a put was not made on a link.
+enum NotPut {
+    /// Its condition does not hold.
+    Refused,
+    /// Redis did not do it.
+    Trouble(SharedError),
+}
+
+impl Engine {
+    /// Both tiers: Redis decides the condition while it can be reached.
+    pub(super) async fn put_through(
+        &self,
+        shared: &Shared,
+        put: &Put<'_>,
+        entry: &Entry,
+    ) -> Result<Done> {
+        let policy = &put.namespace.policy;
+        let name = shared.name(put.namespace, put.key);
+        let limit = policy.shared_value_max.filter(|_| !policy.raw);
+        let too_large = limit.is_some_and(|limit| entry.value.len() as u64 > limit.0);
+        if too_large && policy.immutable {
+            shared.coherence.changed(name.as_bytes());
+            return self.put_locally(put, shared.mark(policy)).await;
+        }
+        // Too large for Redis: there it is noted under its stamp, so that others drop what they
+        // have and this daemon can verify its copy.
+        let sent = match too_large {
+            true => put.record.without_value(),
+            false => put.record.clone(),
+        };
+        let begun = Instant::now();
+        for attempt in 0..LINKS_MAX {
+            let Some(link) = shared.coherence.link() else {
+                if put.mode == WriteMode::Shared {
+                    return Err(shared_is_away("options.mode: SHARED", ""));
+                }
+                match self.put_later(shared, put, &name).await? {
+                    Some(done) => return Ok(done),
+                    // It has come back.
+                    None => continue,
+                }
+            };
+            let stored = self
+                .put_on(shared, &link, put, (&name, &sent), attempt)
+                .await;
+            let trouble = match stored {
+                Ok(mut done) => {
+                    if too_large {
+                        done.shared = Outcome::Skipped;
+                    }
+                    done.spent = Some(begun.elapsed());
+                    return Ok(done);
+                }
+                Err(NotPut::Refused) => return Err(refusal(put.condition)),
+                Err(NotPut::Trouble(error)) => error,
+            };
+            if trouble.trouble == Trouble::Overloaded {
+                return Err(Error::new(Kind::Overloaded, trouble.to_string()));
+            }
+            if put.mode == WriteMode::Shared {
+                let detail = format!(": {trouble}");
+                return Err(shared_is_away("options.mode: SHARED", &detail));
+            }
+            if trouble.trouble == Trouble::OutOfMemory
+                && let Some(mut done) = self.put_beside(shared, put, &name).await?
+            {
+                done.spent = Some(begun.elapsed());
+                return Ok(done);
+            }
+            // Otherwise the link is gone: deferred, or sent again on the next one.
+        }
+        Err(shared_is_away(
+            "key",
+            ": it comes and goes; try again after a pause",
+        ))
+    }
+
+    /// One try on one link.
+    async fn put_on(
+        &self,
+        shared: &Shared,
+        link: &Link,
+        put: &Put<'_>,
+        (name, sent): (&SharedName, &Record),
+        attempt: usize,
+    ) -> Result<Done, NotPut> {
+        let immutable = put.namespace.policy.immutable;
+        let mark = shared.mark(&put.namespace.policy);
+        let stored = link
+            .tier()
+            .put(name, sent, put.lifetime, put.condition)
+            .await;
+        let stored = shared.noted(link, stored);
+        shared.coherence.changed(name.as_bytes());
+        let own = put.record.head().stamp;
+        let mut done = Done {
+            stamp: own,
+            expires: put.expires,
+            local: Outcome::Skipped,
+            shared: Outcome::Applied,
+            spent: None,
+        };
+        match stored.map_err(NotPut::Trouble)? {
+            Stored::Kept { head, expires } => {
+                (done.stamp, done.expires) = (head.stamp, expires);
+                return Ok(done);
+            }
+            Stored::Refused => {
+                // What refuses may be this very put, sent on the link before this one.
+                let there = match attempt {
+                    0 => None,
+                    _ => link.tier().check(name).await.map_err(NotPut::Trouble)?,
+                };
+                if there.is_none_or(|there| there.stamp != own) {
+                    return Err(NotPut::Refused);
+                }
+            }
+            Stored::Written => {}
+        }
+        // Verified when it is read next: Redis may have been changed again already.
+        let mark = if immutable { mark } else { own_write(shared) };
+        done.local = self.copy(put, mark).await;
+        Ok(done)
+    }
+
+    /// Redis is out of memory: it must not keep the value that this one replaces, and the local
+    /// tier keeps this one alone. `None` when the link was lost meanwhile.
+    async fn put_beside(
+        &self,
+        shared: &Shared,
+        put: &Put<'_>,
+        name: &SharedName,
+    ) -> Result<Option<Done>> {
+        let Some(link) = shared.coherence.link() else {
+            return Ok(None);
+        };
+        let there = shared.noted(&link, link.tier().check(name).await);
+        let Ok(there) = there else { return Ok(None) };
+        let holds = match (put.condition, &there) {
+            (Condition::Always, _) | (Condition::Absent | Condition::AbsentOrSame, None) => true,
+            (Condition::Version(wanted), Some(there)) => there.stamp == wanted,
+            _ => false,
+        };
+        if !holds {
+            return Err(refusal(put.condition));
+        }
+        let removed = link.tier().delete(std::slice::from_ref(name)).await;
+        let removed = shared.noted(&link, removed);
+        shared.coherence.changed(name.as_bytes());
+        if removed.is_err() {
+            return Ok(None);
+        }
+        // After the word of that removal has come back, so that it does not speak of this copy.
+        shared.coherence.settle().await;
+        let mark = shared.mark(&put.namespace.policy);
+        let absent = shared.noted(&link, link.tier().check(name).await);
+        let local = match absent {
+            Ok(None) => self.copy(put, mark).await,
+            _ => Outcome::Skipped,
+        };
+        Ok(Some(Done {
+            stamp: put.record.head().stamp,
+            expires: put.expires,
+            local,
+            shared: Outcome::Failed,
+            spent: None,
+        }))
+    }
+
+    /// Detached: the local tier takes it, and the journal notes that what Redis has is outdated.
+    /// `None` when the daemon has attached meanwhile.
+    async fn put_later(
+        &self,
+        shared: &Shared,
+        put: &Put<'_>,
+        name: &SharedName,
+    ) -> Result<Option<Done>> {
+        let gate = shared.coherence.hold_gate().await;
+        if !shared.coherence.is_detached_for_sure(&gate) {
+            return Ok(None);
+        }
+        shared.coherence.changed(name.as_bytes());
+        let policy = &put.namespace.policy;
+        let mark = match policy.immutable {
+            true => shared.mark(policy),
+            false => own_write(shared),
+        };
+        let done = self.put_locally(put, mark).await;
+        if let Err(error) = &done
+            && error.kind() != Kind::Unavailable
+        {
+            return done.map(Some);
+        }
+        let namespace = put.namespace.name.as_str().to_owned();
+        let key = put.key.as_str().to_owned();
+        let deferred = match policy.immutable {
+            true => Deferred::Publish { namespace, key },
+            false => Deferred::Remove {
+                namespace,
+                key,
+                stamp: self.stamper.bound(),
+            },
+        };
+        let noted = shared.journal.add(&deferred).await;
+        drop(gate);
+        let mut done = done?;
+        done.shared = match noted {
+            Ok(()) => Outcome::Deferred,
+            Err(error) => {
+                tracing::warn!(%error, "a put cannot be noted for Redis's return");
+                Outcome::Failed
+            }
+        };
+        Ok(Some(done))
+    }
+
+    /// Keeps a local copy of what Redis has, or would have. A local tier that cannot is no fault.
+    async fn copy(&self, put: &Put<'_>, mark: Mark) -> Outcome {
+        if !put.namespace.uses_local() {
+            return Outcome::Skipped;
+        }
+        let put = self
+            .local
+            .put_if(&put.name, &put.record, put.expires, mark, Condition::Always);
+        match put.await {
+            Ok(_) => Outcome::Applied,
+            Err(error) => {
+                tracing::debug!(%error, "the local tier did not take a put");
+                Outcome::Failed
+            }
+        }
+    }
+}
+
+/// The mark of a copy of an own write: of the present epoch, and to be verified before it counts.
+fn own_write(shared: &Shared) -> Mark {
+    Mark {
+        sequence: 0,
+        ..shared.coherence.mark()
+    }
+}
