@@ -35,13 +35,13 @@ help: ## list the targets
 ##@ Daily work
 
 .PHONY: run
-run: deps-run ## build what is missing and start pannierd in the foreground (ARGS="…")
+run: deps-run claim ## build what is missing and start pannierd in the foreground (ARGS="…")
 	$(phase)
 	cargo build $(CARGO_FLAGS) --bins
 	exec "$(CARGO_TARGET_DIR)/release/pannierd" $(ARGS)
 
 .PHONY: build
-build: deps-run ## compile all crates and binaries
+build: deps-run claim ## compile all crates and binaries
 	$(phase)
 	cargo build $(CARGO_FLAGS)
 
@@ -51,7 +51,7 @@ build: deps-run ## compile all crates and binaries
 test: deps build check ## all that the CI runs: build, check, every test (ARGS="…")
 	$(phase)
 	@sh tools/with_lock.sh "$(CARGO_TARGET_DIR)/pannier-test.lock" sh -c \
-		'cargo build --quiet $(CARGO_FLAGS) && cargo test $(CARGO_FLAGS) $(ARGS)'
+		'sh tools/claim_target.sh "$(CARGO_TARGET_DIR)" && cargo build --quiet $(CARGO_FLAGS) && cargo test $(CARGO_FLAGS) $(ARGS)'
 
 # Faults at random against three daemons and one Redis, and what callers saw checked offline.
 SECONDS ?= 60
@@ -75,6 +75,11 @@ report: deps-run build ## measure the daemon against bare tonic, write docs/benc
 	$(phase)
 	"$(CARGO_TARGET_DIR)/release/report" --out docs/benchmarks.md $(ARGS)
 
+.PHONY: demo
+demo: deps build ## two sidecars and a Redis as plain processes, sharing a file
+	$(phase)
+	@sh tools/demo.sh "$(CARGO_TARGET_DIR)/release"
+
 .PHONY: fmt
 fmt: ## format the Rust code
 	$(phase)
@@ -84,6 +89,11 @@ fmt: ## format the Rust code
 deps: ## install the system packages that are missing (as root on Debian), or name them
 	$(phase)
 	@sh tools/deps.sh test
+
+# See the script: other clones build into the same directory.
+.PHONY: claim
+claim:
+	@sh tools/claim_target.sh "$(CARGO_TARGET_DIR)"
 
 # What building and running need, without what only the tests need.
 .PHONY: deps-run
