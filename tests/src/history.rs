@@ -40,7 +40,8 @@
 //!   Redis yet: its put began while nothing could pass from its daemon to Redis, and the Get ended
 //!   before that changed.
 //! - **Stale** (P9): a Get marked stale does not begin later than lease and `max_stale` after the
-//!   begin of a time in which nothing could pass from Redis to its daemon.
+//!   begin of a time in which nothing could pass from Redis to its daemon, or, for what this daemon
+//!   was given meanwhile, after that put.
 //! - **Expired** (P2): nothing is returned by a Get that began after the end of its lifetime.
 //! - **Invented** (P3): nothing is returned that was not put under that key before.
 //! - **Failed** (P11): no operation fails, unless its daemon was killed while it ran.

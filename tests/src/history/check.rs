@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use super::{
-    Action, Bounds, FaultKind, Found, History, Operation, Reach, Settled, replacements::Order,
+    Action, Bounds, Fault, FaultKind, Found, History, Operation, Reach, Settled, replacements::Order,
 };
 
 /// What was broken; see the [module](super).
@@ -236,7 +236,7 @@ impl Check<'_> {
             self.violate(Rule::Expired, Some(key), text, &[source, index]);
         }
         if found.stale {
-            return self.stale(index, get);
+            return self.stale(index, get, source);
         }
         if get.end < earliest {
             let text = format!(
@@ -267,16 +267,19 @@ impl Check<'_> {
         self.violate(Rule::Old, operations[get].key, text, &[put, change, get]);
     }
 
-    fn stale(&mut self, index: usize, get: &Operation) {
+    /// A copy was right at the last contact; what the daemon took itself, when it was put.
+    fn stale(&mut self, index: usize, get: &Operation, source: usize) {
         let bound = self.bounds.lease + self.bounds.max_stale + self.bounds.slack;
+        let own = Some(&self.history.operations[source]).filter(|put| put.daemon == get.daemon);
+        let known = |fault: &Fault| own.map_or(fault.from, |put| put.end.max(fault.from));
         let lost = self.history.faults.iter().find(|fault| {
             fault.kind.ends_contact()
                 && (fault.daemon.is_none() || fault.daemon == get.daemon)
-                && fault.from + bound < get.begin
+                && known(fault) + bound < get.begin
                 && get.begin <= fault.to
         });
         if let Some(lost) = lost {
-            let since = get.begin - lost.from;
+            let since = get.begin - known(lost);
             let text = format!(
                 "served stale {since:?} after contact was lost: {}",
                 lost.name

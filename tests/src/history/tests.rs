@@ -269,6 +269,18 @@ fn stale_answers_end_with_max_stale() {
         assert_eq!(broken(&with(3300, 9000)), [Rule::Stale]);
         assert_eq!(broken(&with(3150, 9000)), []);
         assert_eq!(broken(&with(3300, 3200)), []);
+        // What was put here during the outage is as old as its put.
+        let own = |at: u64, by_whom: usize| {
+            let mut history = history([
+                by(by_whom, 2000, 2010, put(1, Deferred)),
+                detached(by(0, at, at + 1, stale(1))),
+            ]);
+            history.faults.push(fault(0, kind, 100, 9000));
+            history
+        };
+        assert_eq!(broken(&own(5000, 0)), []);
+        assert_eq!(broken(&own(5200, 0)), [Rule::Stale]);
+        assert_eq!(broken(&own(5000, 1)), [Rule::Stale]);
     }
 }
 
