@@ -31,6 +31,7 @@ mod epochs;
 mod fences;
 mod link;
 mod resp;
+mod staleness;
 mod standing;
 mod supervisor;
 mod topology;
@@ -202,27 +203,10 @@ impl Coherence {
         }
     }
 
-    /// How long ago a copy was surely what Redis had; `None` when that is not known, or when it is
-    /// known to have been changed.
-    pub fn staleness(&self, mark: Mark, key: &[u8], created: Timestamp) -> Option<Duration> {
-        let changed = mark.sequence != 0 && self.fences.last_change(key) > mark.sequence;
-        let present = self.fences.mark().epoch;
-        let known = match changed {
-            true => return None,
-            // Put while detached, by this daemon.
-            false if mark.epoch == present => Some(created),
-            false => {
-                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.epochs.contact_of(mark.epoch)
-            }
-        };
-        known.map(|known| self.clock.now().since(known))
-    }
-
     /// To be called when this daemon has changed a key, or may have: at the acknowledgement, at an
-    /// error, at a time-out.
-    pub fn changed(&self, key: &[u8]) {
-        self.fences.changed(key);
+    /// error, at a time-out. Returns the number of the change.
+    pub fn changed(&self, key: &[u8]) -> u64 {
+        self.fences.changed(key)
     }
 
     /// To be called when somebody wished a key away.
@@ -231,7 +215,7 @@ impl Coherence {
         self.wishes.changed(key);
     }
 
-    /// To be called when somebody wished more away than can be named.
+    /// To be called when somebody wished more of an immutable namespace away than can be named.
     pub fn wished_all_away(&self) {
         self.wishes.changed_all();
     }
@@ -240,6 +224,12 @@ impl Coherence {
     pub fn verified(&self, name: &EntryName, stamp: &Stamp, key: &[u8]) -> Option<Verified> {
         let verified = self.verified.of(name)?;
         (verified.stamp == *stamp && self.is_fresh(verified.mark, key)).then_some(verified)
+    }
+
+    /// How the fences stood when a copy with this stamp was verified last, however long ago.
+    pub fn last_verified(&self, name: &EntryName, stamp: &Stamp) -> Option<Mark> {
+        let verified = self.verified.of(name)?;
+        (verified.stamp == *stamp).then_some(verified.mark)
     }
 
     /// Remembers that a copy was found to be what Redis has.
@@ -340,7 +330,13 @@ impl Coherence {
         match state.standing {
             Standing::Attached { .. } => {
                 self.lease_until.store(0, Ordering::Release);
-                *self.link.write().unwrap_or_else(PoisonError::into_inner) = None;
+                let link = {
+                    let mut link = self.link.write().unwrap_or_else(PoisonError::into_inner);
+                    link.take()
+                };
+                if let Some(link) = link {
+                    link.fail(&reason);
+                }
                 self.end_epoch(&mut state);
                 if let Some((_, ended)) = &mut state.last {
                     *ended = Some(*self.contact.borrow());

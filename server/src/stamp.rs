@@ -130,7 +130,11 @@ impl Stamper {
         let error = u64::try_from(give_or_take.as_micros()).unwrap_or(u64::MAX);
         let at = self.clock.micros();
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        if error <= followed.error_at(at) {
+        let known = followed.error_at(at);
+        // Further away than both errors allow: that clock was set, or it is another server's.
+        let moved =
+            ahead.abs_diff(self.ahead.load(Ordering::Relaxed)) > error.saturating_add(known);
+        if error <= known || moved {
             *followed = Followed { error, at };
             self.ahead.store(ahead, Ordering::Relaxed);
         }
@@ -218,8 +222,12 @@ mod tests {
         ahead.follow(-200_000, Duration::from_millis(1));
         assert!(behind.bound() > ahead.next() && ahead.bound() > behind.next());
         // Much less exact: not taken.
-        ahead.follow(5_000_000, Duration::from_millis(400));
+        ahead.follow(100_000, Duration::from_millis(400));
         assert!(behind.bound() > ahead.next());
+        // Beyond what the errors allow: that clock has been set.
+        behind.follow(60_000_000, Duration::from_millis(400));
+        assert!(behind.next() > at(60_000).next());
+        behind.follow(200_000, Duration::from_millis(1));
         let seen = at(19_000).next();
         behind.observe(&seen);
         assert!(behind.next() > seen);

@@ -43,6 +43,31 @@ pub struct Mark {
     pub sequence: u64,
 }
 
+impl Mark {
+    /// Set in the sequence of a copy that has to be verified first.
+    const UNVERIFIED: u64 = 1 << 63;
+
+    /// The mark of a copy that has to be verified before it is trusted. A later change of the key
+    /// tells all the same that it is wrong.
+    #[must_use]
+    pub fn unverified(self) -> Self {
+        Self {
+            sequence: self.sequence | Self::UNVERIFIED,
+            ..self
+        }
+    }
+
+    /// Whether it has to be verified whatever was heard of since.
+    pub fn is_unverified(self) -> bool {
+        self.sequence == 0 || self.sequence & Self::UNVERIFIED != 0
+    }
+
+    /// The number of the last change heard of.
+    pub fn last_change(self) -> u64 {
+        self.sequence & !Self::UNVERIFIED
+    }
+}
+
 /// What must hold for a write to happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Condition {

@@ -92,14 +92,15 @@ impl Fences {
         Mark { epoch, sequence }
     }
 
-    /// Notes that `key` has changed in Redis, or may have. Call it after the change is known and
-    /// before anybody is told.
+    /// Notes that `key` has changed in Redis, or may have; returns the change's number. Call it
+    /// after the change is known and before anybody is told.
     ///
     /// Between its two steps a mark may be taken that counts the change while the stripe does not
     /// show it yet. It holds, and may: its request is sent after the change was in Redis.
-    pub(super) fn changed(&self, key: &[u8]) {
+    pub(super) fn changed(&self, key: &[u8]) -> u64 {
         let sequence = self.count();
         self.raise(key, sequence);
+        sequence
     }
 
     /// Notes a gap: from here on no mark taken before holds. Returns the new epoch.
@@ -112,7 +113,9 @@ impl Fences {
 
     /// Whether no change of `key` was seen, and none can have been missed, since `mark`.
     pub(super) fn holds(&self, mark: Mark, key: &[u8]) -> bool {
-        mark.sequence != 0 && mark.epoch == self.epoch() && self.last_change(key) <= mark.sequence
+        !mark.is_unverified()
+            && mark.epoch == self.epoch()
+            && self.last_change(key) <= mark.sequence
     }
 
     /// The sequence of the last change of `key`, or of one that shares its stripe; 0 for none.

@@ -34,13 +34,17 @@ impl Link {
         std::ptr::eq(self, other)
     }
 
-    /// Marks it as not to be used any more; the first reason stays.
+    /// Ends it: from here on nothing is sent on it (C4), whoever still holds it; the first reason
+    /// stays.
     pub(super) fn fail(&self, reason: &str) {
-        let mut kept = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.is_empty() {
-            reason.clone_into(&mut kept);
+        {
+            let mut kept = self.reason.lock().unwrap_or_else(PoisonError::into_inner);
+            if kept.is_empty() {
+                reason.clone_into(&mut kept);
+            }
         }
         self.failed.cancel();
+        self.tier.give_up(reason);
     }
 
     /// Ready when it has failed or its client has, with the reason.

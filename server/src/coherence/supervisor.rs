@@ -34,20 +34,23 @@ use crate::{
     clock::Timestamp,
     config::SharedConfig,
     error::Result,
-    tier::shared::{SharedError, SharedTier, Trouble},
+    tier::shared::{SharedError, SharedTier},
 };
 
 /// First pause after an attachment ended or failed.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// An attachment that lasted so long was a good one.
 const STEADY: Duration = Duration::from_secs(5);
-/// Longest time the replay may take before the attempt is given up; the next goes on with it.
-const REPLAY_MAX: Duration = Duration::from_secs(60);
 
 /// What has to be done in Redis before a daemon may attach.
 pub trait Replay: Send + Sync {
-    /// Carries out what was deferred; returns when nothing is left or at the first trouble.
-    fn replay(&self, tier: &SharedTier) -> impl Future<Output = Result<(), SharedError>> + Send;
+    /// Carries out what was deferred; returns at the first trouble, when nothing is left, or,
+    /// unless `wholly`, when what was there at the beginning is done.
+    fn replay(
+        &self,
+        tier: &SharedTier,
+        wholly: bool,
+    ) -> impl Future<Output = Result<(), SharedError>> + Send;
 
     /// A message of another daemon on the channel of invalidations.
     fn heard(&self, message: &[u8]);
@@ -128,7 +131,8 @@ impl<R: Replay> Supervisor<R> {
             Err(_) => return "the masters of Redis were not found in time".to_owned(),
         };
         let ours = format!("pannier-{:016x}-", self.daemon_id);
-        let name = format!("{ours}{attempt}");
+        // Of this process alone: what the one before has left open is closed too.
+        let name = format!("{ours}{:x}-{attempt}", self.coherence.first_epoch);
         let trackers = match self.track(&resolved, &name).await {
             Ok(trackers) => trackers,
             Err(reason) => return reason,
@@ -155,6 +159,7 @@ impl<R: Replay> Supervisor<R> {
             tokio::select! {
                 reason = link.failed() => reason,
                 never = self.keep_noting() => match never {},
+                error = self.keep_asking(&link) => error.to_string(),
             }
         };
         tokio::select! {
@@ -199,12 +204,15 @@ impl<R: Replay> Supervisor<R> {
         ))
         .await?;
         self.look_at(&tier).await;
-        let replayed = timeout(REPLAY_MAX, self.replay.replay(&tier)).await;
-        replayed.map_err(|_| late_replay())??;
+        // As long as it takes: each command has its time-out. Twice, so that little is left for
+        // the time in which everybody waits.
+        for _ in 0..2 {
+            self.replay.replay(&tier, false).await?;
+        }
         let link = Arc::new(Link::new(tier));
         // From here on nobody defers anything.
         let _alone = self.coherence.gate.write().await;
-        self.replay.replay(link.tier()).await?;
+        self.replay.replay(link.tier(), true).await?;
         let lease_until = contact.first().await.after(self.config.lease.0);
         self.coherence.attach(Arc::clone(&link), lease_until);
         Ok(link)
@@ -264,15 +272,22 @@ impl<R: Replay> Supervisor<R> {
         }
     }
 
+    /// Asks for a sign of life on the connections for data, until one does not come. Callers whose
+    /// deadlines are shorter than the time-out of a command never find out.
+    async fn keep_asking(&self, link: &Link) -> SharedError {
+        loop {
+            sleep(self.config.lease.0).await;
+            if let Err(error) = link.tier().ping().await {
+                return error;
+            }
+        }
+    }
+
     async fn note_contact(&self) {
         if let Some((epoch, at)) = self.coherence.last_contact() {
             self.replay.note_contact(epoch, at).await;
         }
     }
-}
-
-fn late_replay() -> SharedError {
-    SharedError::new(Trouble::Lost, "the journal was not replayed in time")
 }
 
 /// When each tracking connection answered last.

@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::future::try_join_all;
-
 use super::{
     Engine, Outcome, Provenance, Source, check_batch,
     shared::Shared,
@@ -212,7 +210,9 @@ impl Engine {
             Gone::Selected(selection) => {
                 let space = SharedSpace::new(&shared.config, &namespace.name, &namespace.policy);
                 let removed = link.tier().remove_selected(&space, selection, None).await?;
-                shared.coherence.wished_all_away();
+                if namespace.policy.immutable {
+                    shared.coherence.wished_all_away();
+                }
                 let wish = self.wish(shared, namespace, What::Selected(selection.clone()));
                 link.tier().publish(&channel, wish.encode()).await?;
                 // Redis tells of each key it removed; once that has been heard, no copy that is on
@@ -249,16 +249,18 @@ impl Engine {
                         stamp,
                     })
                     .collect();
-                try_join_all(items.iter().map(|item| shared.journal.add(item))).await?;
+                shared.defer(namespace, &items).await?;
             }
             Gone::Selected(selection) => {
-                shared.coherence.wished_all_away();
+                if namespace.policy.immutable {
+                    shared.coherence.wished_all_away();
+                }
                 let item = Deferred::RemoveSelected {
                     namespace: name,
                     selection: selection.clone(),
                     stamp,
                 };
-                shared.journal.add(&item).await?;
+                shared.defer(namespace, &[item]).await?;
             }
         }
         let (count, _) = self.remove_local(namespace, gone).await?;

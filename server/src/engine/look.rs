@@ -112,8 +112,8 @@ impl Engine {
             return Err(shared_is_away("options.require_shared", detail));
         }
         let allowed = |found: &Found| {
-            let created = found.record.head().created;
-            shared.stale(question, created, found.mark, options.max_stale)
+            let head = found.record.head();
+            shared.stale(question, head, found.mark, options.max_stale)
         };
         Ok(match local.filter(allowed) {
             Some(found) => Looked {
@@ -197,9 +197,8 @@ impl Engine {
         if options.require_shared {
             return Err(shared_is_away("options.require_shared", &detail));
         }
-        let stale = local.filter(|(head, _, mark, _)| {
-            shared.stale(question, head.created, *mark, options.max_stale)
-        });
+        let stale = local
+            .filter(|(head, _, mark, _)| shared.stale(question, head, *mark, options.max_stale));
         Ok(stale.map_or_else(Known::default, |(head, expires, ..)| {
             of_copy(head, expires, true)
         }))

@@ -5,7 +5,13 @@
 //! what another daemon removed meanwhile. A removal compares version stamps, which all daemons
 //! draw from clocks that follow Redis's, so it never harms what is newer.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use futures_util::future::try_join_all;
 use tokio::sync::mpsc;
@@ -14,6 +20,7 @@ use crate::{
     clock::{Clock, Timestamp},
     coherence::{Coherence, Replay},
     config::Config,
+    error::Error,
     journal::{Deferred, Journal},
     key::{EntryName, Key, NamespaceName},
     stamp::Stamper,
@@ -40,7 +47,9 @@ pub struct Outage {
     coherence: Arc<Coherence>,
     journal: Journal,
     local: LocalTier,
-    wishes: mpsc::Sender<(NamespaceName, Selection)>,
+    wishes: mpsc::Sender<Wish>,
+    /// A wish for an immutable namespace found no room: all local entries are to go.
+    overflowed: Arc<AtomicBool>,
 }
 
 impl Outage {
@@ -54,11 +63,21 @@ impl Outage {
         journal: Journal,
         local: LocalTier,
     ) -> (Self, impl Future<Output = ()> + Send) {
-        let (wishes, mut queue) = mpsc::channel::<(NamespaceName, Selection)>(WISHES_MAX);
-        let tier = local.clone();
+        let (wishes, mut queue) = mpsc::channel(WISHES_MAX);
+        let overflowed = Arc::<AtomicBool>::default();
+        let remover = Remover {
+            config: Arc::clone(&config),
+            coherence: Arc::clone(&coherence),
+            local: local.clone(),
+        };
+        let clears = Arc::clone(&overflowed);
         let remove = async move {
-            while let Some((namespace, selection)) = queue.recv().await {
-                if let Err(error) = tier.delete_selected(&namespace, selection).await {
+            while let Some(wish) = queue.recv().await {
+                let mut removed = remover.remove(wish).await;
+                if clears.swap(false, Ordering::AcqRel) {
+                    removed = remover.local.clear().await;
+                }
+                if let Err(error) = removed {
                     tracing::warn!(%error, "what another daemon wished away could not be removed");
                 }
             }
@@ -71,19 +90,31 @@ impl Outage {
             journal,
             local,
             wishes,
+            overflowed,
         };
         (outage, remove)
     }
 
     fn name(&self, namespace: &NamespaceName, key: &Key) -> Option<SharedName> {
-        // A namespace that is no longer known: nobody here can have a copy of it.
-        let policy = self.config.policy(namespace)?;
-        Some(SharedName::new(
-            &self.config.shared,
-            namespace,
-            policy,
-            key.as_str(),
-        ))
+        name(&self.config, namespace, key)
+    }
+
+    fn is_immutable(&self, namespace: &NamespaceName) -> bool {
+        let policy = self.config.policy(namespace);
+        policy.is_some_and(|policy| policy.immutable)
+    }
+
+    /// Has it removed from the local tier, beside the requests.
+    fn remove(&self, wish: Wish) {
+        let immutable = self.is_immutable(&wish.namespace);
+        if self.wishes.try_send(wish).is_err() {
+            self.coherence.doubt_everything();
+            if immutable {
+                // After a restart nothing else would tell.
+                self.coherence.wished_all_away();
+                self.overflowed.store(true, Ordering::Release);
+            }
+        }
     }
 
     async fn carry_out(&self, tier: &SharedTier, item: &Deferred) -> Result<(), SharedError> {
@@ -110,6 +141,15 @@ impl Outage {
                 selection, stamp, ..
             } => {
                 if let Some(policy) = self.config.policy(&namespace) {
+                    if policy.raw && policy.raw_prefix.is_empty() && is_all(selection) {
+                        tracing::error!(
+                            namespace = namespace.as_str(),
+                            "invalidations of an outage are lost: there were more than the journal \
+                             holds, and a raw namespace without raw_prefix cannot be removed as a \
+                             whole"
+                        );
+                        return Ok(());
+                    }
                     let space = SharedSpace::new(&self.config.shared, &namespace, policy);
                     tier.remove_selected(&space, selection, Some(stamp)).await?;
                     self.publish(tier, namespace, What::Selected(selection.clone()))
@@ -180,7 +220,14 @@ impl Outage {
         let lifetime = found.expires.since(self.clock.now());
         let stored = tier
             .put(&name, &found.record, lifetime, Condition::AbsentOrSame)
-            .await?;
+            .await;
+        let stored = match stored {
+            Err(error) if error.trouble == Trouble::OutOfMemory => {
+                tracing::debug!(%error, "an entry put while Redis was away stays here");
+                return Ok(());
+            }
+            stored => stored?,
+        };
         if stored == Stored::Refused {
             tracing::warn!(
                 namespace = namespace.as_str(),
@@ -193,11 +240,55 @@ impl Outage {
     }
 }
 
+fn is_all(selection: &Selection) -> bool {
+    matches!(selection, Selection::All)
+}
+
+fn name(config: &Config, namespace: &NamespaceName, key: &Key) -> Option<SharedName> {
+    // A namespace that is no longer known: nobody here can have a copy of it.
+    let policy = config.policy(namespace)?;
+    let shared = &config.shared;
+    Some(SharedName::new(shared, namespace, policy, key.as_str()))
+}
+
+/// Removes from the local tier what others have wished away.
+struct Remover {
+    config: Arc<Config>,
+    coherence: Arc<Coherence>,
+    local: LocalTier,
+}
+
+impl Remover {
+    async fn remove(&self, wish: Wish) -> Result<(), Error> {
+        let keys = match wish.what {
+            What::Selected(selection) => {
+                let removed = self.local.delete_selected(&wish.namespace, selection);
+                return removed.await.map(drop);
+            }
+            What::Keys(keys) => keys,
+        };
+        for key in keys.into_iter().filter_map(|key| Key::new(key).ok()) {
+            let Some(name) = name(&self.config, &wish.namespace, &key) else {
+                continue;
+            };
+            let entry = EntryName::new(&wish.namespace, &key);
+            // What was put since is not meant.
+            if let Some((head, _, mark)) = self.local.head(&entry).await?
+                && !self.coherence.is_unwished(mark, name.as_bytes())
+            {
+                self.local.remove_version(&entry, head.stamp).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Replay for Outage {
-    async fn replay(&self, tier: &SharedTier) -> Result<(), SharedError> {
+    async fn replay(&self, tier: &SharedTier, wholly: bool) -> Result<(), SharedError> {
         self.settle_loss(tier).await?;
         let begun = self.journal.depth();
-        loop {
+        let mut carried_out = 0;
+        while wholly || carried_out <= begun {
             let items = match self.journal.next(REPLAY_BATCH).await {
                 Ok(items) if items.is_empty() => break,
                 Ok(items) => items,
@@ -206,7 +297,15 @@ impl Replay for Outage {
                     return Err(SharedError::new(Trouble::Unexpected, text));
                 }
             };
-            try_join_all(items.iter().map(|(_, item)| self.carry_out(tier, item))).await?;
+            carried_out += items.len();
+            // What was published after a removal must not come before it.
+            let (publications, removals): (Vec<_>, Vec<_>) = items
+                .iter()
+                .map(|(_, item)| item)
+                .partition(|item| matches!(item, Deferred::Publish { .. }));
+            for each in [removals, publications] {
+                try_join_all(each.into_iter().map(|item| self.carry_out(tier, item))).await?;
+            }
             let done: Vec<_> = items.iter().map(|(number, _)| *number).collect();
             if let Err(error) = self.journal.done(&done).await {
                 let text = format!("the journal cannot be written: {error}");
@@ -231,19 +330,24 @@ impl Replay for Outage {
         if wish.sender == self.journal.daemon_id() {
             return;
         }
-        match wish.what {
+        let immutable = self.is_immutable(&wish.namespace);
+        match &wish.what {
             What::Keys(keys) => {
-                for key in keys.into_iter().filter_map(|key| Key::new(key).ok()) {
+                for key in keys.iter().filter_map(|key| Key::new(key.as_str()).ok()) {
                     if let Some(name) = self.name(&wish.namespace, &key) {
                         self.coherence.wished_away(name.as_bytes());
                     }
                 }
-            }
-            What::Selected(selection) => {
-                self.coherence.wished_all_away();
-                if self.wishes.try_send((wish.namespace, selection)).is_err() {
-                    self.coherence.doubt_everything();
+                // Others are verified after a restart, these are not.
+                if immutable {
+                    self.remove(wish);
                 }
+            }
+            What::Selected(_) => {
+                if immutable {
+                    self.coherence.wished_all_away();
+                }
+                self.remove(wish);
             }
         }
     }

@@ -3,6 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::try_join_all;
+
 use super::{
     Source,
     flight::{Fetched, Flights},
@@ -12,7 +14,7 @@ use crate::{
     coherence::{Coherence, Link, Verified},
     config::{Policy, SharedConfig},
     error::{Error, Kind},
-    journal::Journal,
+    journal::{Deferred, Journal},
     key::{EntryName, Key},
     namespace::Namespace,
     record::Head,
@@ -119,6 +121,24 @@ impl Shared {
         }
     }
 
+    /// Notes changes for Redis's return. What overflows becomes the removal of all of a namespace,
+    /// which a raw one without a prefix does not have: there it is refused.
+    pub(super) async fn defer(
+        &self,
+        namespace: &Namespace,
+        items: &[Deferred],
+    ) -> Result<(), Error> {
+        let policy = &namespace.policy;
+        let room = self.config.journal_max.saturating_sub(self.journal.depth());
+        if policy.raw && policy.raw_prefix.is_empty() && items.len() > room {
+            let text = "the journal of changes that wait for Redis is full, and a raw namespace \
+                        without raw_prefix cannot be removed as a whole; raise shared.journal_max";
+            return Err(Error::new(Kind::Overloaded, text));
+        }
+        try_join_all(items.iter().map(|item| self.journal.add(item))).await?;
+        Ok(())
+    }
+
     /// What a local copy is worth now.
     pub(super) fn worth(
         &self,
@@ -147,14 +167,18 @@ impl Shared {
     pub(super) fn stale(
         &self,
         question: &Question<'_>,
-        created: Timestamp,
+        head: &Head,
         mark: Mark,
         max_stale: Option<Duration>,
     ) -> bool {
         let allowed = question.namespace.policy.stale_max();
         let allowed = max_stale.map_or(allowed, |wish| wish.min(allowed));
         let key = question.shared_name.as_bytes();
-        let staleness = self.coherence.staleness(mark, key, created);
+        let verified = self.coherence.last_verified(question.name, &head.stamp);
+        let marks = [Some(mark), verified].into_iter().flatten();
+        let staleness = marks
+            .filter_map(|mark| self.coherence.staleness(mark, key, head.created))
+            .min();
         staleness.is_some_and(|staleness| staleness < allowed)
     }
 
@@ -240,8 +264,10 @@ impl Shared {
         };
         found.mark = kept;
         if question.namespace.uses_local() {
-            let immutable = question.namespace.policy.immutable;
-            let holds = || immutable || self.coherence.holds(mark, name.as_bytes());
+            let holds = || match question.namespace.policy.immutable {
+                true => self.coherence.is_unwished(kept, name.as_bytes()),
+                false => self.coherence.holds(mark, name.as_bytes()),
+            };
             if let Err(error) = tier.fill(question.name, &found, holds).await {
                 tracing::debug!(%error, "the local tier could not be filled");
             }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Engine, Outcome, WriteMode,
+    Engine, Outcome, WriteMode, available,
     shared::{Shared, shared_is_away},
     write::{Done, Put, refusal},
 };
@@ -14,7 +14,7 @@ use crate::{
     journal::Deferred,
     record::Record,
     tier::{
-        Condition, Mark, Stored,
+        Condition, Found, Mark, Stored, Tier,
         shared::{SharedError, SharedName, Trouble},
     },
 };
@@ -40,6 +40,9 @@ impl Engine {
     ) -> Result<Done> {
         let policy = &put.namespace.policy;
         let name = shared.name(put.namespace, put.key);
+        if policy.immutable {
+            self.check_known(shared, put, &name).await?;
+        }
         let limit = policy.shared_value_max.filter(|_| !policy.raw);
         let too_large = limit.is_some_and(|limit| entry.value.len() as u64 > limit.0);
         if too_large && policy.immutable {
@@ -99,6 +102,21 @@ impl Engine {
         ))
     }
 
+    /// Redis may have let go of an immutable entry that this daemon still has: it is not replaced.
+    async fn check_known(&self, shared: &Shared, put: &Put<'_>, name: &SharedName) -> Result<()> {
+        if !put.namespace.uses_local() {
+            return Ok(());
+        }
+        let found = available(put.namespace, self.local.get(&put.name).await);
+        let counts = |it: &Found| shared.coherence.is_unwished(it.mark, name.as_bytes());
+        match found.filter(counts) {
+            Some(found) if found.record.entry()? != put.record.entry()? => {
+                Err(refusal(put.condition))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// One try on one link.
     async fn put_on(
         &self,
@@ -112,10 +130,10 @@ impl Engine {
         let mark = shared.mark(&put.namespace.policy);
         let stored = link
             .tier()
-            .put(name, sent, put.lifetime, put.condition)
+            .put(name, sent, put.expires.since(self.now()), put.condition)
             .await;
         let stored = shared.noted(link, stored);
-        shared.coherence.changed(name.as_bytes());
+        let change = shared.coherence.changed(name.as_bytes());
         let own = put.record.head().stamp;
         let mut done = Done {
             stamp: own,
@@ -142,8 +160,15 @@ impl Engine {
             Stored::Written => {}
         }
         // Verified when it is read next: Redis may have been changed again already.
-        let mark = if immutable { mark } else { own_write(shared) };
-        done.local = self.copy(put, mark).await;
+        let mark = match immutable {
+            true => mark,
+            false => Mark {
+                sequence: change,
+                ..shared.coherence.mark()
+            }
+            .unverified(),
+        };
+        done.local = self.copy(shared, put, name, mark).await;
         Ok(done)
     }
 
@@ -179,7 +204,7 @@ impl Engine {
         let mark = shared.mark(&put.namespace.policy);
         let absent = shared.noted(&link, link.tier().check(name).await);
         let local = match absent {
-            Ok(None) => self.copy(put, mark).await,
+            Ok(None) => self.copy(shared, put, name, mark).await,
             _ => Outcome::Skipped,
         };
         Ok(Some(Done {
@@ -225,7 +250,7 @@ impl Engine {
                 stamp: self.stamper.bound(),
             },
         };
-        let noted = shared.journal.add(&deferred).await;
+        let noted = shared.defer(put.namespace, &[deferred]).await;
         drop(gate);
         let mut done = done?;
         done.shared = match noted {
@@ -239,15 +264,31 @@ impl Engine {
     }
 
     /// Keeps a local copy of what Redis has, or would have. A local tier that cannot is no fault.
-    async fn copy(&self, put: &Put<'_>, mark: Mark) -> Outcome {
+    async fn copy(&self, shared: &Shared, put: &Put<'_>, name: &SharedName, mark: Mark) -> Outcome {
         if !put.namespace.uses_local() {
             return Outcome::Skipped;
         }
-        let put = self
-            .local
-            .put_if(&put.name, &put.record, put.expires, mark, Condition::Always);
-        match put.await {
-            Ok(_) => Outcome::Applied,
+        let kept = match put.namespace.policy.immutable {
+            // Nobody would verify it after a restart: it must not come after its invalidation.
+            true => {
+                let found = Found {
+                    record: put.record.clone(),
+                    expires: put.expires,
+                    mark,
+                };
+                let holds = || shared.coherence.is_unwished(mark, name.as_bytes());
+                self.local.fill(&put.name, &found, holds).await
+            }
+            false => {
+                let always = Condition::Always;
+                let put = self
+                    .local
+                    .put_if(&put.name, &put.record, put.expires, mark, always);
+                put.await.map(drop)
+            }
+        };
+        match kept {
+            Ok(()) => Outcome::Applied,
             Err(error) => {
                 tracing::debug!(%error, "the local tier did not take a put");
                 Outcome::Failed
@@ -256,7 +297,7 @@ impl Engine {
     }
 }
 
-/// The mark of a copy of an own write: of the present epoch, and to be verified before it counts.
+/// The mark of a put of an outage: of the present epoch, and to be verified before it counts.
 fn own_write(shared: &Shared) -> Mark {
     Mark {
         sequence: 0,

@@ -62,7 +62,6 @@ pub(super) struct Put<'a> {
     pub(super) key: &'a Key,
     pub(super) name: EntryName,
     pub(super) record: Record,
-    pub(super) lifetime: Duration,
     pub(super) expires: Timestamp,
     pub(super) condition: Condition,
     pub(super) mode: WriteMode,
@@ -143,7 +142,6 @@ impl Engine {
             namespace,
             key: &key,
             record: Record::encode(&entry, stamp, created, expires, policy.compression)?,
-            lifetime,
             expires,
             condition: match options.condition {
                 Condition::Always if policy.immutable => Condition::AbsentOrSame,

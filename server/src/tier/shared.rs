@@ -32,7 +32,7 @@ mod trouble;
 use std::{
     fmt,
     sync::{
-        Arc,
+        Arc, Once,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -274,10 +274,32 @@ impl SharedTier {
         Ok(Stored::Refused)
     }
 
-    /// Sends a message to all who listen to a channel; in a Cluster to all of its nodes.
+    /// Sends a message to all who listen to a channel; in a Cluster to all of its nodes. Who may
+    /// not publish goes without: Redis itself tells of every key it has.
     pub async fn publish(&self, channel: &str, message: Bytes) -> Result<()> {
+        static TOLD: Once = Once::new();
         let call = Call::named("PUBLISH").text(channel).bytes(message);
-        self.connection.call(call).await.map(drop)
+        match self.connection.call(call).await {
+            Err(error) if error.trouble == Trouble::Denied => {
+                TOLD.call_once(|| {
+                    tracing::warn!(
+                        channel,
+                        "the user may not PUBLISH: other daemons do not hear of invalidations of \
+                         entries that Redis does not have; grant the channel with ACL SETUSER"
+                    );
+                });
+                Ok(())
+            }
+            published => published.map(drop),
+        }
+    }
+
+    /// Asks every master for a sign of life.
+    pub async fn ping(&self) -> Result<()> {
+        let masters = self.connection.masters()?.into_iter();
+        let calls = masters.map(|master| Call::named("PING").at(master));
+        let replies = self.connection.calls(calls.collect(), Metering::Exempt);
+        replies.await?.into_iter().try_for_each(|it| it.map(drop))
     }
 
     /// Records that did not decode.
@@ -288,6 +310,13 @@ impl SharedTier {
     /// Waits until this tier answers nothing any more, and says why.
     pub async fn lost(&self) -> SharedError {
         self.connection.ended().await
+    }
+
+    /// Ends the connection of all clones at once: what is in flight fails as [`Trouble::Lost`],
+    /// what was not sent is not sent.
+    pub fn give_up(&self, reason: &str) {
+        self.connection
+            .lose(SharedError::new(Trouble::Lost, reason));
     }
 
     /// Ends the connection of all clones; never hangs. What is in flight fails as

@@ -243,7 +243,7 @@ impl Connection {
     }
 
     /// Gives the connection up: everybody who waits is told now.
-    fn lose(&self, reason: SharedError) {
+    pub(super) fn lose(&self, reason: SharedError) {
         self.ending.come(reason);
         self.task.0.abort();
     }
