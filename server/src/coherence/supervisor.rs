@@ -34,7 +34,7 @@ use crate::{
     clock::Timestamp,
     config::SharedConfig,
     error::Result,
-    tier::shared::{SharedError, SharedTier},
+    tier::shared::{SharedError, SharedTier, Trouble},
 };
 
 /// First pause after an attachment ended or failed.
@@ -277,8 +277,13 @@ impl<R: Replay> Supervisor<R> {
     async fn keep_asking(&self, link: &Link) -> SharedError {
         loop {
             sleep(self.config.lease.0).await;
-            if let Err(error) = link.tier().ping().await {
-                return error;
+            match link.tier().ping().await {
+                // Full of what callers who have gone have left there is as good as silent.
+                Err(error) if matches!(error.trouble, Trouble::Lost | Trouble::Overloaded) => {
+                    return error;
+                }
+                // Any answer is a sign of life.
+                _ => {}
             }
         }
     }
