@@ -71,7 +71,7 @@ bench: deps build ## the criterion benches (ARGS="…" is passed to criterion)
 	cargo bench --workspace --locked --bench '*' -- $(ARGS)
 
 .PHONY: report
-report: deps-run build ## measure the daemon against bare tonic, write docs/benchmarks.md (ARGS="--quick")
+report: deps-run build ## measure the daemon against bare tonic and Redis, write docs/benchmarks.md (ARGS="--quick")
 	$(phase)
 	"$(CARGO_TARGET_DIR)/release/report" --out docs/benchmarks.md $(ARGS)
 

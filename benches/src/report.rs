@@ -11,6 +11,7 @@ mod machine;
 mod memory;
 mod process;
 mod section;
+mod shared;
 mod start;
 mod statistics;
 
@@ -41,6 +42,8 @@ pub enum Part {
     Start,
     /// Size on disk against the budget
     Disk,
+    /// What sharing a Redis costs, and how soon others hear of a change
+    Shared,
 }
 
 /// What the program `report` can be told.
@@ -77,6 +80,10 @@ struct Effort {
     idle: Duration,
     stored_keys: u32,
     budget_puts: u32,
+    /// Calls, one after the other, in each round of a comparison of latencies.
+    calls: u32,
+    /// How long Redis stands still.
+    hang: Duration,
 }
 
 impl Effort {
@@ -90,6 +97,8 @@ impl Effort {
                 idle: Duration::from_millis(500),
                 stored_keys: 4096,
                 budget_puts: 2048,
+                calls: 200,
+                hang: Duration::from_millis(2500),
             }
         } else {
             Self {
@@ -100,6 +109,8 @@ impl Effort {
                 idle: Duration::from_secs(3),
                 stored_keys: 32_768,
                 budget_puts: 8192,
+                calls: 2000,
+                hang: Duration::from_secs(5),
             }
         }
     }
@@ -185,6 +196,9 @@ fn measure(options: &Options, bench: &Bench) -> Vec<(&'static str, Result<Vec<Se
     }
     if wanted(Part::Disk) {
         parts.push(("Disk budget", one(disk_budget::measure(bench))));
+    }
+    if wanted(Part::Shared) {
+        parts.push((shared::TITLE, one(shared::measure(bench))));
     }
     parts
 }

@@ -22,21 +22,24 @@ impl Transport {
 
 /// What is asked of each server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Workload {
+pub(super) enum Workload {
     /// Get of 1 KiB, 4 connections with 32 calls in flight each.
     Get,
     /// Get of 1 KiB, one call at a time.
     Single,
     /// GetMany of 100 keys of 1 KiB, 4 connections with 4 calls in flight each.
     GetMany,
+    /// Put of 1 KiB, 4 connections with 32 calls in flight each.
+    Put,
 }
 
 impl Workload {
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Get => "Get of 1 KiB, 4 connections x 32 in flight",
             Self::Single => "Get of 1 KiB, one call at a time",
             Self::GetMany => "GetMany of 100 x 1 KiB, 4 connections x 4 in flight",
+            Self::Put => "Put of 1 KiB, 4 connections x 32 in flight",
         }
     }
 
@@ -50,31 +53,37 @@ impl Workload {
                 "--connections=4",
                 "--in-flight=4",
             ],
+            Self::Put => &[
+                "--operation=mixed",
+                "--reads=0",
+                "--connections=4",
+                "--in-flight=32",
+            ],
         }
     }
 }
 
 /// A server of the contest.
 #[derive(Debug)]
-struct Contestant {
-    name: &'static str,
-    server: Server,
+pub(super) struct Contestant {
+    pub(super) name: &'static str,
+    pub(super) server: Server,
 }
 
 /// One run against one server.
 #[derive(Debug)]
-struct Sample {
-    measured: Measured,
+pub(super) struct Sample {
+    pub(super) measured: Measured,
     /// Processor time of the server for one call, in microseconds.
-    server_us: f64,
+    pub(super) server_us: f64,
     /// Processor time of the generator for one call, in microseconds.
     generator_us: f64,
 }
 
 /// The runs of one server under one workload, in the order of the rounds.
 #[derive(Debug)]
-struct Series {
-    name: &'static str,
+pub(super) struct Series {
+    pub(super) name: &'static str,
     samples: Vec<Sample>,
 }
 
@@ -174,7 +183,8 @@ fn start_all(bench: &Bench, transport: Transport) -> Result<Vec<Contestant>, Str
     ])
 }
 
-fn run_rounds(
+/// Runs the load against each in turn, round after round.
+pub(super) fn run_rounds(
     bench: &Bench,
     contestants: &mut [Contestant],
     workload: Workload,

@@ -23,6 +23,7 @@ pub(super) struct Measured {
 pub(super) struct Latencies {
     pub(super) p50: f64,
     pub(super) p99: f64,
+    pub(super) max: f64,
 }
 
 /// What the preload did.

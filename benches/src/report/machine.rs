@@ -7,7 +7,7 @@ use super::process::{Programs, version};
 /// Every version that was built, by name: the lock file of the workspace.
 const LOCK_FILE: &str = include_str!("../../../Cargo.lock");
 /// Libraries whose version matters for the figures.
-const LIBRARIES: [&str; 4] = ["tonic", "tokio", "rocksdb", "librocksdb-sys"];
+const LIBRARIES: [&str; 5] = ["tonic", "tokio", "rocksdb", "librocksdb-sys", "fred"];
 
 /// A table of the machine and the versions.
 pub(super) fn describe(programs: &Programs, scratch: &Path) -> String {

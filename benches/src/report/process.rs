@@ -48,7 +48,7 @@ impl Programs {
         self.folder.join("pannier")
     }
 
-    /// Starts a daemon on `data`, without Redis.
+    /// Starts a daemon on `data`, without Redis unless `more` names one.
     pub(super) fn start_pannierd(
         &self,
         listen: &str,

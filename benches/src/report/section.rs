@@ -123,7 +123,9 @@ impl Section {
             text.push_str(note);
             text.push_str("\n\n");
         }
-        text.push_str("| figure | measured | target | |\n|---|---:|---:|---|\n");
+        if !self.figures.is_empty() {
+            text.push_str("| figure | measured | target | |\n|---|---:|---:|---|\n");
+        }
         for Figure {
             name,
             measured,
@@ -139,7 +141,9 @@ impl Section {
             writeln!(text, "| {name} | {measured} | {target} | {mark} |")
                 .expect("a String takes every write");
         }
-        text.push('\n');
+        if !self.figures.is_empty() {
+            text.push('\n');
+        }
         for table in &self.tables {
             text.push_str(table);
             text.push('\n');

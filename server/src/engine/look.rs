@@ -43,12 +43,10 @@ impl Engine {
             Some(local) => local,
             None => available(namespace, self.local.get(question.name).await),
         };
-        if let Some(found) = &local {
-            let worth = shared.worth(&question, found.record.head(), found.mark, found.expires);
-            if let Worth::Fresh(expires) = worth {
-                return Ok(self.until(found.clone(), expires));
-            }
-        }
+        let local = match self.at_home(shared, &question, local) {
+            Ok(looked) => return Ok(looked),
+            Err(local) => local,
+        };
         let Some(link) = shared.coherence.link() else {
             return self.look_without_redis(shared, &question, local, options, "");
         };
@@ -88,6 +86,22 @@ impl Engine {
             shared: spent,
             ..looked
         })
+    }
+
+    /// What a local copy that counts says; the copy is given back when it does not.
+    fn at_home(
+        &self,
+        shared: &Shared,
+        question: &Question<'_>,
+        local: Option<Found>,
+    ) -> Result<Looked, Option<Found>> {
+        let Some(found) = local else {
+            return Err(None);
+        };
+        match shared.worth(question, found.record.head(), found.mark, found.expires) {
+            Worth::Fresh(expires) => Ok(self.until(found, expires)),
+            Worth::Unverified => Err(Some(found)),
+        }
     }
 
     /// Expiry is decided here as well: Redis may have shortened a lifetime since the copy was made.
@@ -147,10 +161,26 @@ impl Engine {
             true => names.iter().map(|_| None).collect(),
             false => self.found_locally(namespace, names).await,
         };
-        let each = questions.into_iter().zip(local);
+        let mut looked = Vec::with_capacity(names.len());
+        let mut left = Vec::new();
+        for (question, local) in questions.into_iter().zip(local) {
+            looked.push(Ok(match self.at_home(shared, &question, local) {
+                Ok(looked) => looked,
+                Err(local) => {
+                    left.push((looked.len(), question, local));
+                    Looked::nothing()
+                }
+            }));
+        }
         // All at once: the client sends them in one go.
-        join_all(each.map(|(question, local)| self.look(shared, question, Some(local), options)))
-            .await
+        let asked = left.into_iter().map(|(index, question, local)| async move {
+            let looked = self.look(shared, question, Some(local), options).await;
+            (index, looked)
+        });
+        for (index, answer) in join_all(asked).await {
+            looked[index] = answer;
+        }
+        looked
     }
 
     pub(super) async fn known(

@@ -17,15 +17,18 @@ const GET_MANY_RATIO_MIN: f64 = 4.0;
 const MIB: f64 = (1 << 20) as f64;
 
 impl Series {
-    fn each(&self, value: impl Fn(&Sample) -> f64) -> impl Iterator<Item = f64> {
+    pub(in super::super) fn each(
+        &self,
+        value: impl Fn(&Sample) -> f64,
+    ) -> impl Iterator<Item = f64> {
         self.samples.iter().map(value)
     }
 
-    fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
+    pub(in super::super) fn median(&self, value: impl Fn(&Sample) -> f64) -> f64 {
         median(self.each(value))
     }
 
-    fn row(&self) -> Vec<String> {
+    pub(in super::super) fn row(&self) -> Vec<String> {
         let keys = |sample: &Sample| sample.measured.keys_per_second;
         let range = format!(
             "{} to {}",

@@ -42,7 +42,7 @@ use super::{
     trouble::{SharedError, Trouble, of_fred, unexpected},
 };
 
-/// Bytes that are given a millisecond more on their way to Redis or back.
+/// Bytes that are given a millisecond on their way to Redis or back.
 const BYTES_PER_MILLISECOND: usize = 16 << 10;
 /// How often another node of a Cluster is asked, with fresh knowledge of who has which slot.
 const REDIRECTIONS_MAX: usize = 2;
@@ -185,7 +185,7 @@ impl Connection {
         let own = calls.iter().map(Call::size).sum();
         let expected: usize = calls.iter().map(Call::expected).sum();
         let sending = Sending::new(&self.sending, own);
-        let limit = self.command_timeout + transfer_time(sending.all + expected);
+        let limit = time_max(self.command_timeout, sending.all + expected);
         // All are handed over before the first is waited for, and so go out in one write.
         let sent = calls.into_iter().map(|call| async {
             let reply = call.send(&self.client, self.clustered).await;
@@ -270,9 +270,12 @@ fn late(limit: Duration) -> SharedError {
     SharedError::new(Trouble::Lost, message)
 }
 
-fn transfer_time(bytes: usize) -> Duration {
-    let millis = bytes / BYTES_PER_MILLISECOND;
-    Duration::from_millis(u64::try_from(millis).unwrap_or(u64::MAX))
+/// How long to wait for replies. Half of the time-out is for bytes on their way: only more of them
+/// than fit into it are given longer, so that a Redis that hangs costs no more than the time-out.
+fn time_max(command_timeout: Duration, bytes: usize) -> Duration {
+    let millis = u64::try_from(bytes / BYTES_PER_MILLISECOND).unwrap_or(u64::MAX);
+    let transfer = Duration::from_millis(millis);
+    command_timeout.max((command_timeout / 2).saturating_add(transfer))
 }
 
 /// Bytes on their way, as long as this lives.
@@ -329,4 +332,19 @@ async fn start(
         outcome.map_err(late)?.map_err(of_fred)?;
     }
     Ok((task, watcher, ending))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_takes_long_to_transfer_is_waited_for_longer_than_the_timeout() {
+        let timeout = Duration::from_millis(500);
+        let largest_by_default = 3 << 20;
+        assert_eq!(time_max(timeout, 0), timeout);
+        assert_eq!(time_max(timeout, largest_by_default), timeout);
+        assert_eq!(time_max(timeout, 16 << 20), Duration::from_millis(1274));
+        assert!(time_max(timeout, usize::MAX) > timeout);
+    }
 }
