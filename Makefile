@@ -64,6 +64,12 @@ torture: deps build ## coherence under random faults for long (SECONDS=1800 SEED
 		'cargo build --quiet $(CARGO_FLAGS) && \
 		cargo test $(CARGO_FLAGS) --test torture -- --nocapture --test-threads 1'
 
+# A build directory of its own, as a copy of this one: 2 to 3 GB below TMPDIR while it runs.
+.PHONY: sabotage
+sabotage: deps build ## break the daemon on purpose, see the tests catch it (ARGS="fence lease", 30 minutes)
+	$(phase)
+	$(PYTHON) -u tools/sabotage.py $(ARGS)
+
 # The bench profile is the release profile, so this compiles nothing of RocksDB either.
 .PHONY: bench
 bench: deps build ## the criterion benches (ARGS="…" is passed to criterion)

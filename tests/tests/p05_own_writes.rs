@@ -5,21 +5,29 @@
 //! read by any connection sees its effect, while others write; a put that its caller abandoned, by
 //! going away or by its deadline, is over once a later invalidation is acknowledged: the value does
 //! not come back. Later means later on the wire, so these two send their frames themselves: a
-//! client that drops a call may still be sending it when it makes the next one.
+//! client that drops a call may still be sending it when it makes the next one. And with Redis:
+//! the same while the pushes that tell of the daemon's own changes come long after their
+//! acknowledgement, and readers ask Redis for the key all the time.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
     reason = "a test plays the environment and may fail by panic"
 )]
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use pannier_proto::v1::{cache_service_client::CacheServiceClient, invalidate_request::Target};
 use pannier_tests::{
-    Daemon,
+    Caller, Daemon, Mode, Path, Proxy, Redis,
     load::{Count, noise},
-    request,
+    request, shared,
     wire::{self, Connection},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -316,4 +324,55 @@ async fn what_was_put_before_a_scan_began_is_gone_when_it_has_ended() {
     noise_makers.join_all().await;
     let none = value_of(&mut reader, "noise-0-199").await;
     assert!(none.is_some(), "what was not named stays");
+}
+
+/// Reads until it is over; no value may be older than what was acknowledged before the read began.
+/// The state is twice the number of the value that was put, and one more when it is gone.
+async fn read_behind(caller: Caller, acknowledged: Arc<AtomicU64>, over: Arc<AtomicBool>) -> u64 {
+    let mut seen = 0;
+    while !over.load(Ordering::Relaxed) {
+        let least = acknowledged.load(Ordering::SeqCst);
+        if let Some(value) = caller.value("k").await {
+            let text = std::str::from_utf8(&value).unwrap();
+            let number: u64 = text.split(':').next().unwrap().parse().unwrap();
+            assert!(
+                2 * number >= least,
+                "value {number} was read after {least} halves were acknowledged"
+            );
+            seen += 1;
+        }
+    }
+    seen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn own_changes_are_seen_while_pushes_are_late() {
+    let redis = Redis::start();
+    let proxy = Proxy::start(redis.address());
+    let more = "lease = \"3s\"\nheartbeat = \"150ms\"";
+    let daemon = shared::start(&proxy.url(), more).await;
+    proxy.set_for(Path::Tracking, Mode::Delay(Duration::from_millis(100)));
+    let (acknowledged, over) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let mut readers = JoinSet::new();
+    for _ in 0..8 {
+        let caller = Caller::new(&daemon, "n");
+        readers.spawn(read_behind(caller, acknowledged.clone(), over.clone()));
+    }
+    let writer = Caller::new(&daemon, "n");
+    for number in 1..=1500_u64 {
+        // Written on the request's thread and on a blocking one.
+        let padding = if number % 3 == 0 { 40_000 } else { 100 };
+        let text = format!("{number}:{}", "x".repeat(padding));
+        writer.put("k", text).await;
+        acknowledged.store(2 * number, Ordering::SeqCst);
+        assert!(writer.value("k").await.is_some(), "put {number}");
+        if number % 2 == 0 {
+            writer.invalidate("k").await;
+            acknowledged.store(2 * number + 1, Ordering::SeqCst);
+            assert!(writer.value("k").await.is_none(), "removed {number}");
+        }
+    }
+    over.store(true, Ordering::Relaxed);
+    let seen: u64 = readers.join_all().await.into_iter().sum();
+    assert!(seen > 0, "nobody read anything");
 }

@@ -24,6 +24,7 @@ use pannier_tests::{
     caller::{is_stale, state, tier, value},
     eventually, request, shared,
 };
+use tokio::task::JoinSet;
 
 /// What a busy machine may add to a bound.
 const SLACK: Duration = Duration::from_millis(150);
@@ -145,19 +146,34 @@ async fn a_redis_that_stands_still_ends_freshness_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_stood_still_does_not_trust_what_it_has() {
     let stage = Stage::start(Duration::from_secs(1)).await;
-    stage.hold("n", "k", "old").await;
-    stage.near.freeze();
-    stage.other("n").put("k", "new").await;
-    let past_lease = Instant::now() + stage.lease + SLACK;
-    eventually("the lease is over", async || Instant::now() > past_lease).await;
-    stage.near.thaw();
-    let reply = stage.near("n").get("k").await;
-    let is_old = value(&reply).is_some_and(|it| it == "old");
-    assert!(
-        !is_old || is_stale(&reply),
-        "the old value is served as fresh"
-    );
-    stage.near("n").becomes("k", Some(b"new")).await;
+    for round in 0..4 {
+        let callers: Vec<_> = (0..8).map(|_| stage.near("n")).collect();
+        stage.hold("n", "k", "old").await;
+        for caller in &callers {
+            caller.has_local("k", b"old").await;
+        }
+        // Nothing but the clock tells the daemon.
+        stage.proxy.set_for(Path::Tracking, Mode::Silence);
+        stage.other("n").put("k", "new").await;
+        stage.near.freeze();
+        let past_lease = Instant::now() + stage.lease + SLACK;
+        // They lie in its sockets when it goes on, and race with its noticing.
+        let mut gets = JoinSet::new();
+        for caller in callers {
+            gets.spawn(async move { caller.get("k").await });
+        }
+        eventually("the lease is over", async || Instant::now() > past_lease).await;
+        stage.near.thaw();
+        for reply in gets.join_all().await {
+            let is_old = value(&reply).is_some_and(|it| it == "old");
+            assert!(
+                !is_old || is_stale(&reply),
+                "round {round}: the old value is served as fresh"
+            );
+        }
+        stage.proxy.set(Mode::Pass);
+        stage.near("n").becomes("k", Some(b"new")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

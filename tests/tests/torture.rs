@@ -2,7 +2,9 @@
 //!
 //! Three daemons, each behind a proxy of its own, and one Redis. Twelve callers put, read and
 //! invalidate a handful of keys, so that they meet; a client of Redis deletes and overwrites them
-//! too. Meanwhile faults come at random: connections are cut, silenced, slowed, spoilt, one path or
+//! too. Each daemon has a key that its own callers only read: with the pushes to it swallowed it
+//! serves old values of that key until its lease is over, which is measured, and has to be seen.
+//! Meanwhile faults come at random: connections are cut, silenced, slowed, spoilt, one path or
 //! both; trackers and clients are killed; Redis is stopped, flushed, killed and started again with
 //! its data or without; daemons are killed and started again, also while they are cut off.
 //! Everything that was seen is recorded and checked offline by the rules of
@@ -49,7 +51,11 @@ use tonic::{Status, transport::Channel};
 
 const DAEMONS: usize = 3;
 const CALLERS_EACH: usize = 4;
-const KEYS: usize = 6;
+/// Keys that everybody changes all the time.
+const BUSY: usize = 6;
+/// And for each daemon one that it only reads, and the others seldom change: only its copy lives
+/// long enough to be served old when the pushes fall silent.
+const KEYS: usize = BUSY + DAEMONS;
 const SEEDS: [u64; 2] = [1, 2];
 const SECONDS: u64 = 24;
 const SEGMENT_MAX: Duration = Duration::from_secs(60);
@@ -193,11 +199,17 @@ impl Caller {
     async fn run(mut self) {
         while !self.stage.is_over() {
             let key = self.random.random_range(0..KEYS);
-            match self.random.random_range(0..100) {
-                0..55 => self.get(key).await,
-                55..85 => self.put(key).await,
-                85..97 => self.invalidate(Some(key), Self::one(key)).await,
-                97..99 => {
+            let only_reads = match key.checked_sub(BUSY) {
+                None => false,
+                Some(reader) => reader == self.daemon || self.random.random_bool(0.8),
+            };
+            match self.random.random_range(0..1000) {
+                0..500 => self.get(key).await,
+                500..550 => self.get_many(key).await,
+                _ if only_reads => self.get(key).await,
+                550..850 => self.put(key).await,
+                850..970 => self.invalidate(Some(key), Self::one(key)).await,
+                970..998 => {
                     self.invalidate(Some(key), Target::Prefix(key_name(key)))
                         .await
                 }
@@ -246,6 +258,32 @@ impl Caller {
             },
         };
         self.record(Some(key), (begin, process), state, action);
+    }
+
+    /// Several at once: each is recorded as a Get that took as long as all.
+    async fn get_many(&mut self, first: usize) {
+        let keys: Vec<_> = (first..KEYS).step_by(2).collect();
+        let names = keys.iter().map(|key| key_name(*key));
+        let begin = self.stage.now();
+        let Slot { mut stub, process } = self.stage.slot(self.daemon);
+        let reply = answer(stub.get_many(request::get_many(NAMESPACE, names))).await;
+        let state = reply.as_ref().and_then(|it| it.provenance.as_ref());
+        let state = state.map(|it| it.shared_state());
+        let mut items = reply.map(|reply| reply.items.into_iter());
+        for key in keys {
+            let item = items.as_mut().and_then(Iterator::next);
+            let action = match item.filter(|item| item.fault.is_none()) {
+                None => Action::Unanswered,
+                Some(item) => Action::Get {
+                    found: item.entry.as_ref().map(|entry| Found {
+                        value: value_number(key, &entry.value),
+                        stale: item.stale,
+                        local: item.tier() == Tier::Local,
+                    }),
+                },
+            };
+            self.record(Some(key), (begin, process), state, action);
+        }
     }
 
     async fn put(&mut self, key: usize) {
@@ -358,9 +396,12 @@ struct Injector {
 
 impl Injector {
     fn run(mut self, length: Duration) -> Self {
+        // Once in each run at least: it alone shows how long old values are served as fresh.
+        self.pause(300, 600);
+        self.silence_pushes();
         while self.stage.now() < length {
             self.pause(100, 1200);
-            match self.random.random_range(0..16) {
+            match self.random.random_range(0..17) {
                 0..4 => self.cut_off(),
                 4..6 => self.one_path(),
                 6 => self.slow(),
@@ -372,6 +413,7 @@ impl Injector {
                 12 => self.flush(),
                 13 => self.crash(),
                 14 => self.crash_while_cut_off(),
+                15 => self.silence_pushes(),
                 _ => self.cut_off_two(),
             }
         }
@@ -437,6 +479,18 @@ impl Injector {
             false => (Path::Data, FaultKind::DataSwallowed),
         };
         self.fault(daemon, path, mode, kind);
+    }
+
+    /// Longer than the lease: what was changed elsewhere is served as fresh until that is over.
+    fn silence_pushes(&mut self) {
+        let daemon = self.any_daemon();
+        self.proxies[daemon].set_for(Path::Tracking, Mode::Silence);
+        let from = self.stage.now();
+        self.pause(1200, 1800);
+        let kind = FaultKind::TrackingSwallowed;
+        self.stage
+            .record_fault(Some(daemon), kind, from, "pushes swallowed");
+        self.proxies[daemon].set(Mode::Pass);
     }
 
     fn slow(&mut self) {
@@ -721,6 +775,7 @@ async fn no_fault_makes_a_daemon_serve_what_it_must_not() {
         all.misses > 0 && all.changes[0] > 0 && all.changes[1] > 0,
         "{all}"
     );
+    assert!(all.staleness_max > BOUNDS.slack, "{all}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use super::{
-    Action, Bounds, Fault, FaultKind, Found, History, Operation, Reach, Settled, replacements::Order,
+    Action, Bounds, Fault, FaultKind, Found, History, Operation, Reach, Settled,
+    replacements::Order,
 };
 
 /// What was broken; see the [module](super).

@@ -1,0 +1,449 @@
+#!/usr/bin/env python3
+"""Shows that the tests of coherence catch a bug: breaks the daemon on purpose, one way at a time.
+
+    tools/sabotage.py [--target-dir DIR] [--work DIR] [--seconds N] [--seeds N] [NAME ...]
+
+`SABOTAGES` is a table of small edits of the daemon's source. In a copy of the working tree each
+is made behind a switch that is off, so that one build serves them all and the run without any is
+a run of the same binary. The switch is a file beside `pannierd` with the names of what is on.
+
+For each entry the named tests run, then the torture run with its seeds, until one fails: CAUGHT,
+with the rule or the test that did. What cannot be observed says why (`hidden`): then nothing may
+fail, or the argument is wrong. An edit whose text is no longer in the source, or is there twice,
+is an error. First everything runs with all switches off and must pass.
+
+The exit code is 1 when something was not caught, when something was that is said to be hidden, or
+when the run without sabotage failed; 2 when an edit does not apply or the build fails.
+
+It needs a build directory of its own, a copy of the present one so that RocksDB is not compiled
+again: 2 to 3 GB of disk in the work directory, which is removed in the end unless it was named.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+SWITCH = "SABOTAGE"
+# Becomes the call that asks for the edit's own switch.
+ON = "SABOTAGED"
+MODULE = '''//! Which sabotage is on: the words of a file beside the program. Written by tools/sabotage.py.
+
+use std::sync::LazyLock;
+
+static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
+    let program = std::env::current_exe().expect("this program has a path");
+    let text = std::fs::read_to_string(program.with_file_name("SABOTAGE")).unwrap_or_default();
+    text.split_whitespace().map(str::to_owned).collect()
+});
+
+pub(crate) fn on(name: &str) -> bool {
+    NAMES.iter().any(|it| it == name)
+}
+'''
+# A test takes seconds, a torture run as long as it is told and a little.
+TEST_SECONDS_MAX = 240
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """One change of one file."""
+    file: str
+    text: str
+    replacement: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Sabotage:
+    """One way to break the daemon; `uses` names others that are on with it."""
+    name: str
+    what: str
+    edits: tuple = ()
+    # (file of tests/tests, name of the test), tried in this order; then torture.
+    tests: tuple = ()
+    uses: tuple = ()
+    hidden: str = ""
+
+
+class Broken(Exception):
+    """The table does not fit the source, or the result does not build."""
+
+
+def edit(file, text, replacement):
+    return Edit("server/src/" + file, text, replacement)
+
+
+SABOTAGES = (
+    Sabotage(
+        "fence", "a push does not raise the fence",
+        (edit("coherence/supervisor.rs",
+              "for key in &keys {",
+              f"for key in keys.iter().filter(|_| !{ON}) {{"),),
+        (("p06_invalidation", "a_put_of_one_daemon_reaches_the_other"),)),
+    Sabotage(
+        "own-put", "an own put does not raise the fence at its acknowledgement",
+        (edit("engine/through.rs",
+              "shared.coherence.changed(name.as_bytes());\n        let own =",
+              f"if !{ON} {{ shared.coherence.changed(name.as_bytes()); }}\n        let own ="),),
+        (("p05_own_writes", "own_changes_are_seen_while_pushes_are_late"),)),
+    Sabotage(
+        "own-put-fresh", "the copy of an own put counts as fresh",
+        (edit("engine/through.rs",
+              "if immutable { mark } else { own_write(shared) }",
+              f"if immutable {{ mark }} else if {ON} {{ shared.coherence.mark() }} "
+              "else { own_write(shared) }"),),
+        (("p07_in_flight", "a_write_in_flight_loses_to_what_came_after_it"),)),
+    Sabotage(
+        "own-invalidation", "an own invalidation does not raise the fence at its acknowledgement",
+        (edit("engine/invalidate.rs",
+              "delete(&names).await;\n                wish_away(shared, &names);",
+              f"delete(&names).await;\n                if !{ON} {{ wish_away(shared, &names); }}"),),
+        (("p05_own_writes", "own_changes_are_seen_while_pushes_are_late"),)),
+    Sabotage(
+        "epoch-attach", "no new epoch when the daemon attaches",
+        (edit("coherence.rs",
+              "Some((self.fences.changed_all(), None))",
+              f"Some((if {ON} {{ self.fences.mark().epoch }} else {{ self.fences.changed_all() }}, "
+              "None))"),),
+        hidden="the end of the attachment before began one, and while detached nothing is fetched "
+               "whose mark could hold: link() gives none, and own writes carry sequence 0"),
+    Sabotage(
+        "epoch-detach", "no new epoch when the daemon detaches",
+        (edit("coherence.rs",
+              "self.end_epoch(&mut state);\n                if let",
+              f"if !{ON} {{ self.end_epoch(&mut state); }}\n                if let"),),
+        hidden="the next attachment begins one before the lease does; until then the lease is "
+               "over and nothing counts as fresh"),
+    Sabotage(
+        "epochs", "no new epoch at either end of a gap",
+        tests=(("p08_gaps", "a_cut_of_one_path_or_both_is_a_gap"),
+               ("p08_gaps", "a_restart_of_redis_is_a_gap")),
+        uses=("epoch-attach", "epoch-detach")),
+    Sabotage(
+        "lease", "an attachment lasts until somebody ends it",
+        (edit("coherence.rs",
+              "self.clock.now().as_millis() < self.lease_until.load(Ordering::Acquire)\n",
+              f"let until = self.lease_until.load(Ordering::Acquire);\n        "
+              f"self.clock.now().as_millis() < until || ({ON} && until != 0)\n"),),
+        (("p09_lease", "a_daemon_that_stood_still_does_not_trust_what_it_has"),
+         ("p09_lease", "a_frozen_path_is_noticed_within_the_lease"))),
+    Sabotage(
+        "journal", "the journal acknowledges and keeps nothing",
+        (edit("journal.rs",
+              "let item = item.clone();\n        self.ask",
+              f"if {ON} {{ return Ok(()); }}\n        let item = item.clone();\n        self.ask"),),
+        (("p10_outage", "an_invalidation_of_an_outage_is_obeyed_at_once_and_applied_later"),)),
+    Sabotage(
+        "replay", "the journal is not replayed on attaching",
+        (edit("engine/outage.rs",
+              "self.settle_loss(tier).await?;\n        let begun",
+              f"self.settle_loss(tier).await?;\n        if {ON} {{ return Ok(()); }}\n"
+              "        let begun"),),
+        (("p10_outage", "an_invalidation_of_an_outage_is_obeyed_at_once_and_applied_later"),)),
+    Sabotage(
+        "journal-restart", "the journal does not survive a restart",
+        (edit("journal.rs",
+              "let (jobs, queue) = mpsc::channel(QUEUE);",
+              f"if {ON} {{ let _ = std::fs::remove_dir_all(data_dir.join(DIRECTORY)); }}\n"
+              "        let (jobs, queue) = mpsc::channel(QUEUE);"),),
+        (("p10_outage", "kills_at_random_points_of_an_outage_lose_nothing_acknowledged"),)),
+    Sabotage(
+        "late-mark", "a fill's mark is taken after Redis has answered",
+        (edit("engine/shared.rs",
+              "found.mark = kept;",
+              f"let late = {ON}.then(|| self.coherence.mark());\n"
+              "        let (mark, kept) = (late.unwrap_or(mark), late.unwrap_or(kept));\n"
+              "        found.mark = kept;"),),
+        (("p07_in_flight", "a_fill_in_flight_loses"),)),
+    Sabotage(
+        "joiners", "who joins a question takes any answer",
+        (edit("engine/shared.rs",
+              "known.mark.epoch == epoch && known.mark.sequence >= question.begun;",
+              f"{ON} || known.mark.epoch == epoch && known.mark.sequence >= question.begun;"),),
+        (("p05_own_writes", "own_changes_are_seen_while_pushes_are_late"),)),
+    Sabotage(
+        "fill", "a fill does not look whether its mark still holds",
+        (edit("engine/shared.rs",
+              "let holds = || immutable ||",
+              f"let holds = || {ON} || immutable ||"),),
+        hidden="the mark of an overtaken fill does not hold when it is read either, and a copy "
+               "whose fence has moved is not served stale: what is lost is the newer copy, a miss"),
+    Sabotage(
+        "gate", "a daemon attaches while something is being deferred",
+        (edit("coherence/supervisor.rs",
+              "let _alone = self.coherence.gate.write().await;",
+              f"let _alone = if {ON} {{ None }} else {{ Some(self.coherence.gate.write().await) }};"
+              ),),
+        hidden="the moment between the last look at the journal and the attachment is about a "
+               "millisecond, and what was deferred in it has to stay unreplaced to be seen: too "
+               "rare for runs of this length; needs a run of hours or a scheduler"),
+    Sabotage(
+        "predecessors", "connections left behind are not closed before attaching",
+        (edit("coherence/supervisor.rs",
+              "tier.kill_predecessors(ours, name).await?;",
+              f"if !{ON} {{ tier.kill_predecessors(ours, name).await?; }}"),),
+        hidden="on one machine a closed connection's bytes are read by Redis before those of a "
+               "later one, and the proxy discards what it holds; needs a network that delivers "
+               "late after its sender has gone"),
+    Sabotage(
+        "expiry", "the local tier does not look at the end of a lifetime",
+        (edit("tier/local/read.rs",
+              "let ended = envelope",
+              f"let ended = !{ON} && envelope"),),
+        (("p02_lifetime", ""),)),
+    Sabotage(
+        "remove-any", "the removal of what is older removes whatever is there",
+        (edit("tier/shared/remove.rs",
+              "if name.is_raw() {\n            return Ok(self.delete(",
+              f"if name.is_raw() || {ON} {{\n            return Ok(self.delete("),),
+        (("p10_outage", "what_others_wrote_later_is_not_harmed"),)),
+    Sabotage(
+        "remove-none", "the removal of what is older removes nothing",
+        (edit("tier/shared/remove.rs",
+              "let than = Bytes::copy_from_slice(than.as_bytes());\n        let removed",
+              f"if {ON} {{ return Ok(false); }}\n"
+              "        let than = Bytes::copy_from_slice(than.as_bytes());\n        let removed"),),
+        (("p10_outage", "a_put_of_an_outage_replaces_what_is_older"),)),
+    Sabotage(
+        "flush", "a flush is not heard",
+        (edit("coherence/supervisor.rs",
+              "self.coherence.doubt_everything();",
+              f"if !{ON} {{ self.coherence.doubt_everything(); }}"),),
+        (("p06_invalidation", "programs_that_know_nothing_of_pannier_are_heard"),)),
+    Sabotage(
+        "wishes", "what others wish away is not heard",
+        (edit("coherence/supervisor.rs",
+              "Push::Message(message) => self.replay.heard(&message),",
+              f"Push::Message(message) => if !{ON} {{ self.replay.heard(&message) }},"),),
+        (("p06_invalidation", "what_a_daemon_keeps_to_itself_is_invalidated_by_others_too"),)),
+    Sabotage(
+        "unwished", "what is immutable is never looked at as wished away",
+        (edit("coherence.rs",
+              "let present = self.wishes.mark().epoch;",
+              f"if {ON} {{ return true; }}\n        let present = self.wishes.mark().epoch;"),),
+        (("p10_outage", "an_immutable_entry_needs_no_verification"),)),
+    Sabotage(
+        "verify", "a copy is verified whatever its version",
+        (edit("engine/shared.rs",
+              "}) if there == stamp => {",
+              f"}}) if {ON} || there == stamp => {{"),),
+        (("p08_gaps", "a_cut_of_one_path_or_both_is_a_gap"),)),
+)
+
+
+def apply(source, change, name):
+    """The source with the edit behind its switch."""
+    found = source.count(change.text)
+    if found != 1:
+        raise Broken(f"{name}: {change.file} has this {found} times instead of once:\n"
+                     f"{change.text}")
+    switch = f'crate::sabotage::on("{name}")'
+    return source.replace(change.text, change.replacement.replace(ON, switch))
+
+
+def sabotage_tree(tree, table):
+    """Makes every edit of the table in a copy of the working tree."""
+    names = {entry.name for entry in table}
+    for entry in table:
+        unknown = [name for name in entry.uses if name not in names]
+        if unknown or not (entry.edits or entry.uses):
+            raise Broken(f"{entry.name}: nothing to do, or unknown names: {unknown}")
+        for change in entry.edits:
+            path = os.path.join(tree, change.file)
+            if not os.path.exists(path):
+                raise Broken(f"{entry.name}: no file {change.file}")
+            with open(path, encoding="utf-8") as file:
+                source = file.read()
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(apply(source, change, entry.name))
+    with open(os.path.join(tree, "server/src/sabotage.rs"), "w", encoding="utf-8") as file:
+        file.write(MODULE)
+    with open(os.path.join(tree, "server/src/lib.rs"), "a", encoding="utf-8") as file:
+        file.write("mod sabotage;\n")
+
+
+def copy_tree(root, tree):
+    """What git knows of, as it is in the working tree, and what it does not ignore."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=root, check=True, capture_output=True).stdout
+    for name in filter(None, listed.decode().split("\0")):
+        source, copy = os.path.join(root, name), os.path.join(tree, name)
+        if os.path.isfile(source):
+            os.makedirs(os.path.dirname(copy), exist_ok=True)
+            shutil.copy2(source, copy)
+
+
+def fault_of(output):
+    """What the output of a failed test says of why, in a few words."""
+    rules = re.findall(r"seed \d+: (\{[^}]*\})", output)
+    if rules:
+        return "torture: " + rules[-1].replace('"', "")
+    panics = re.findall(r"panicked at [^\n]*\n([^\n]+)", output)
+    failed = re.findall(r"^test (\S+) \.\.\. FAILED", output, re.M)
+    return "; ".join(failed[:1] + panics[:1])[:160] or "no output"
+
+
+@dataclasses.dataclass
+class Run:
+    """Whether a test passed, or what it said, and the seconds it took."""
+    passed: bool
+    fault: str
+    seconds: float
+
+
+class Stage:
+    """The built copy."""
+
+    def __init__(self, tree, target, seconds, seeds):
+        self.tree, self.target = tree, target
+        self.seconds, self.seeds = seconds, seeds
+        self.programs = {}
+
+    def build(self, tests):
+        command = ["cargo", "test", "--release", "--workspace", "--locked", "--no-run",
+                   "--message-format", "json", "--bin", "pannierd"]
+        for test in sorted(tests):
+            command += ["--test", test]
+        build = ["cargo", "build", "--release", "--workspace", "--locked", "--bin", "pannierd"]
+        environment = {**os.environ, "CARGO_TARGET_DIR": self.target}
+        if subprocess.run(build, cwd=self.tree, env=environment, check=False).returncode:
+            raise Broken("the sabotaged daemon does not build")
+        built = subprocess.run(command, cwd=self.tree, env=environment, check=False,
+                               stdout=subprocess.PIPE, text=True)
+        if built.returncode:
+            raise Broken("the tests do not build")
+        for line in built.stdout.splitlines():
+            message = json.loads(line)
+            if message.get("executable"):
+                self.programs[message["target"]["name"]] = message["executable"]
+
+    def switch(self, names):
+        path = os.path.join(self.target, "release", SWITCH)
+        with open(path, "w", encoding="utf-8") as file:
+            file.write("\n".join(names))
+
+    def run(self, test, name="", environment=None):
+        begun = time.monotonic()
+        command = [self.programs[test], "--nocapture", "--test-threads", "2"]
+        # A sentence is one test's whole name; none is all of them.
+        command += ["--exact", name] if name else []
+        try:
+            done = subprocess.run(
+                command, cwd=os.path.join(self.tree, "tests"), check=False, text=True,
+                env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT, errors="replace", timeout=TEST_SECONDS_MAX)
+            output, passed = done.stdout, done.returncode == 0
+            if name and "1 passed" not in output and passed:
+                raise Broken(f"{test} has no test {name}")
+            fault = "" if passed else fault_of(output)
+        except subprocess.TimeoutExpired:
+            passed, fault = False, f"{test} did not end within {TEST_SECONDS_MAX} s"
+        return Run(passed, fault, time.monotonic() - begun)
+
+    def torture(self, seed):
+        return self.run("torture", "no_fault_makes_a_daemon_serve_what_it_must_not",
+                        {"PANNIER_TORTURE_SEED": str(seed),
+                         "PANNIER_TORTURE_SECONDS": str(self.seconds)})
+
+    def attempts(self, tests):
+        """The runs for an entry: its tests, then torture."""
+        for test, name in tests:
+            yield lambda test=test, name=name: self.run(test, name)
+        for seed in range(1, self.seeds + 1):
+            yield lambda seed=seed: self.torture(seed)
+
+
+def judge(stage, entry):
+    """Runs until something fails; returns whether that is as it should be, and a line."""
+    stage.switch(entry.uses + (entry.name,))
+    seconds, fault = 0.0, None
+    for attempt in stage.attempts(entry.tests):
+        run = attempt()
+        seconds += run.seconds
+        if not run.passed:
+            fault = run.fault
+            break
+    stage.switch(())
+    verdict = "NOT CAUGHT" if fault is None else "caught"
+    if entry.hidden:
+        verdict = "hidden" if fault is None else "CAUGHT, though said to be hidden"
+    detail = fault or entry.hidden or entry.what
+    return verdict in ("caught", "hidden"), f"{entry.name:17} {verdict:10} {seconds:6.1f} s  {detail}"
+
+
+def sound(stage, table):
+    """Whether everything passes without sabotage; one line for each that does not."""
+    tests = dict.fromkeys(test for entry in table for test in entry.tests)
+    lines = []
+    for attempt in stage.attempts(tests):
+        run = attempt()
+        if not run.passed:
+            lines.append(f"without sabotage: FAILED: {run.fault}")
+    return lines
+
+
+def chosen(names):
+    unknown = set(names) - {entry.name for entry in SABOTAGES}
+    if unknown:
+        raise Broken(f"no such sabotage: {', '.join(sorted(unknown))}")
+    return [entry for entry in SABOTAGES if not names or entry.name in names]
+
+
+def work(arguments, root, directory):
+    table = chosen(arguments.names)
+    if arguments.torture_only:
+        table = [dataclasses.replace(entry, tests=()) for entry in table]
+    tree, target = os.path.join(directory, "tree"), os.path.join(directory, "target")
+    if os.path.exists(tree):
+        shutil.rmtree(tree)
+    os.makedirs(tree)
+    copy_tree(root, tree)
+    sabotage_tree(tree, SABOTAGES)
+    if not os.path.exists(target) and os.path.isdir(arguments.target_dir):
+        subprocess.run(["cp", "-a", arguments.target_dir, target], check=True)
+    stage = Stage(tree, target, arguments.seconds, arguments.seeds)
+    stage.build({test for entry in table for test, _ in entry.tests} | {"torture"})
+    stage.switch(())
+    faults = [] if arguments.skip_sound else sound(stage, table)
+    print("\n".join(faults or ["without sabotage  passes"]), flush=True)
+    good = not faults
+    for entry in table:
+        right, line = judge(stage, entry)
+        print(line, flush=True)
+        good = good and right
+    return 0 if good else 1
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n", maxsplit=1)[0])
+    default = os.environ.get("CARGO_TARGET_DIR", "target")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="only these; all by default")
+    parser.add_argument("--target-dir", default=default, help="the warm build directory to copy")
+    parser.add_argument("--work", help="where to work, and to be kept; a temporary directory")
+    parser.add_argument("--seconds", type=int, default=30, help="of each torture run")
+    parser.add_argument("--seeds", type=int, default=3, help="torture runs at most for each")
+    parser.add_argument("--torture-only", action="store_true",
+                        help="leave the named tests out: what the history checker sees alone")
+    parser.add_argument("--skip-sound", action="store_true", help="not without sabotage first")
+    arguments = parser.parse_args()
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        if arguments.work:
+            os.makedirs(arguments.work, exist_ok=True)
+            return work(arguments, root, os.path.abspath(arguments.work))
+        with tempfile.TemporaryDirectory(prefix="pannier-sabotage-") as directory:
+            return work(arguments, root, directory)
+    except Broken as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
