@@ -236,6 +236,8 @@ impl Replay for Outage {
                 for key in keys.into_iter().filter_map(|key| Key::new(key).ok()) {
                     if let Some(name) = self.name(&wish.namespace, &key) {
                         self.coherence.wished_away(name.as_bytes());
+                        let name = EntryName::new(&wish.namespace, &key);
+                        self.local.changes().changed(&name);
                     }
                 }
             }
