@@ -57,6 +57,7 @@ pub use self::{
     verified::Verified,
 };
 use crate::{
+    changes::Changes,
     clock::{Clock, Timestamp},
     key::EntryName,
     stamp::Stamp,
@@ -71,6 +72,8 @@ const WISH_STRIPES_LOG2: u32 = 12;
 /// What the daemon knows of its standing.
 pub struct Coherence {
     clock: Clock,
+    /// Told of what Redis pushes, and of gaps.
+    watched: Changes,
     first_epoch: u64,
     fences: Fences,
     /// Moved by invalidations that somebody wished for, not by Redis.
@@ -106,9 +109,10 @@ impl fmt::Debug for Coherence {
 impl Coherence {
     /// Detached, with `first_epoch` for its first epoch: a random number but zero. `previous` is
     /// the last attached epoch of the process before and when it had contact last.
-    /// `verified_bytes` bounds the memory of verifications.
+    /// `verified_bytes` bounds the memory of verifications. `watched` is told of gaps.
     pub fn new(
         clock: Clock,
+        watched: Changes,
         first_epoch: u64,
         previous: Option<(u64, Timestamp)>,
         verified_bytes: u64,
@@ -136,6 +140,7 @@ impl Coherence {
             verified: VerifiedCopies::new(verified_bytes),
             nudge: Notify::new(),
             counts: Counts::default(),
+            watched,
             clock,
         }
     }
@@ -321,6 +326,7 @@ impl Coherence {
         self.counts.attached.fetch_add(1, Ordering::Relaxed);
         state.standing = Standing::Attached { since };
         self.changes.send_replace(state.standing.clone());
+        self.watched.gap();
     }
 
     /// Ends the present attachment, if there is one; the reason of an earlier end is replaced.
@@ -368,7 +374,9 @@ impl Coherence {
             let contact = *self.contact.borrow();
             state.epochs.ended(self.fences.mark().epoch, contact);
         }
-        self.fences.changed_all()
+        let next = self.fences.changed_all();
+        self.watched.gap();
+        next
     }
 
     /// All tracking connections have answered a beat that was sent at `sent_at` or later.

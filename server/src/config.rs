@@ -70,6 +70,8 @@ pub struct ServerConfig {
     pub max_connections: usize,
     /// Requests in flight, all connections together; more get RESOURCE_EXHAUSTED.
     pub max_in_flight: usize,
+    /// Streams of Watch, all connections together; more get RESOURCE_EXHAUSTED.
+    pub max_watchers: usize,
     /// How long a stop waits for requests in flight.
     pub drain_timeout: Span,
     /// Refuse namespaces that `[namespaces]` does not list.

@@ -11,6 +11,7 @@ mod outage;
 mod read;
 mod shared;
 mod through;
+mod watch;
 mod wish;
 mod write;
 
@@ -27,6 +28,7 @@ pub use self::{
     outage::Outage,
     read::{Answer, Existence, Hit, ReadOptions},
     shared::Shared,
+    watch::{News, Told, Watcher},
     write::{PutOptions, WriteMode, Written},
 };
 use crate::{

@@ -15,6 +15,7 @@
 //! - (I3) what does not decode is a miss, never an answer (`record`, `tier::local`, P3);
 //! - (I4) the runtime's threads never wait for the disk (`tier::local`).
 
+pub mod changes;
 pub mod clock;
 pub mod coherence;
 pub mod config;

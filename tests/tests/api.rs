@@ -23,7 +23,7 @@ use bytes::Bytes;
 use pannier_proto::v1::{
     ConfigRequest, FlushRequest, GetRequest, HealthRequest, KeyList, LeaseRequest, PutRequest,
     ReadOptions, ReadRequest, ResetRequest, SharedState, StatsRequest, Tier, TierOutcome,
-    WatchRequest, WriteMode, WriteOptions, WriteRequest, cache_service_client::CacheServiceClient,
+    WriteMode, WriteOptions, WriteRequest, cache_service_client::CacheServiceClient,
     invalidate_request::Target, write_options::Condition,
 };
 use pannier_tests::{
@@ -727,7 +727,6 @@ async fn what_this_version_does_not_serve_says_so() {
         ("tag", stub.invalidate(tag).await.err()),
         ("Read", stub.read(ReadRequest::default()).await.err()),
         ("Write", stub.write(none).await.err()),
-        ("Watch", stub.watch(WatchRequest::default()).await.err()),
     ];
     for (what, status) in statuses {
         let status = status.unwrap_or_else(|| panic!("{what} is served"));
@@ -998,7 +997,7 @@ async fn the_effective_configuration_is_told_without_secrets() {
         reply.toml
     );
     assert!(
-        reply.toml.contains("max_in_flight = 4096"),
+        reply.toml.contains("max_in_flight = 4096") && reply.toml.contains("max_watchers = 256"),
         "{}",
         reply.toml
     );

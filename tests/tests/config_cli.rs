@@ -71,6 +71,10 @@ fn a_fault_names_file_key_and_what_was_expected() {
             "[server]\nmax_in_flight = 0",
             &["server.max_in_flight", "1 to"],
         ),
+        (
+            "[server]\nmax_watchers = 0",
+            &["server.max_watchers", "1 to 65536"],
+        ),
         ("[server]\nmax_in_flight = -1", &["max_in_flight", "line 2"]),
         ("[server]\ndrain_timeout = 10", &["drain_timeout", "line 2"]),
         (
@@ -378,7 +382,6 @@ fn the_exit_codes_of_the_command_line_are_the_documented_ones() {
         (4, &["put", "k", "--value", "v", "--mode", "shared"]),
         (4, &["invalidate", "--tag", "t"]),
         (4, &["read", "k"]),
-        (4, &["watch"]),
     ];
     for (code, arguments) in table {
         let output = pannier(&at, arguments);

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bytesize::ByteSize;
-use pannier_client::proto::{Counters, LocalTierStats, SharedTierStats, StatsResponse};
+use pannier_client::proto::{Counters, LocalTierStats, SharedTierStats, StatsResponse, WatchStats};
 use serde::Serialize;
 
 use crate::{
@@ -45,6 +45,14 @@ struct Report {
     local: LocalView,
     // Null when no shared tier is configured.
     shared: Option<SharedView>,
+    watch: WatchView,
+}
+
+#[derive(Debug, Default, Serialize)]
+struct WatchView {
+    watchers: u64,
+    messages: u64,
+    dropped: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -136,6 +144,7 @@ impl Report {
             namespaces: namespaces.collect(),
             local: LocalView::new(stats.local.unwrap_or_default()),
             shared: stats.shared.map(SharedView::new),
+            watch: WatchView::new(stats.watch.unwrap_or_default()),
         }
     }
 
@@ -153,6 +162,7 @@ impl Report {
             Some(shared) => text.push_str(&shared.words()),
             None => _ = writeln!(text, "shared tier  {}", self.shared_state),
         }
+        text.push_str(&self.watch.words());
         text.push('\n');
         text.push_str(&self.table());
         text
@@ -264,6 +274,23 @@ impl SharedView {
             self.changes, self.verified_copies, self.refuted_copies, self.deferred_changes
         );
         text
+    }
+}
+
+impl WatchView {
+    fn new(stats: WatchStats) -> Self {
+        Self {
+            watchers: stats.watchers,
+            messages: stats.messages,
+            dropped: stats.dropped,
+        }
+    }
+
+    fn words(&self) -> String {
+        format!(
+            "watchers     {}, {} messages told, {} dropped for being too slow\n",
+            self.watchers, self.messages, self.dropped
+        )
     }
 }
 

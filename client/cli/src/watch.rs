@@ -1,4 +1,4 @@
-//! `pannier watch`: the invalidations of a namespace as they happen.
+//! `pannier watch`: the changes of a namespace as they happen.
 
 use bytes::Bytes;
 use pannier_client::{Change, Event};
@@ -18,10 +18,12 @@ Examples:
   pannier -n builds watch --resume 00017f3a
 
 One event a line: `key K`, `prefix P`, `pattern G`, `tag T`, `all`, or `continuity-lost` when
-events may have been missed. Ends with Ctrl-C. Exit code 3: the daemon went away. Exit code 4: it
-does not serve this yet.";
+events may have been missed. With --json also `progress`: nothing happened, only the token is new.
+A key that is put is told like one that is removed, and perhaps twice. Ends with Ctrl-C. Exit code
+3: the daemon went away. Exit code 4: it does not serve this, too many watch, or this one was too
+slow to be told everything.";
 
-/// Print the invalidations of a namespace as they happen
+/// Print the changes of a namespace as they happen
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
@@ -46,6 +48,7 @@ enum ChangeView<'a> {
     Tag { tag: &'a str },
     All,
     ContinuityLost,
+    Progress,
 }
 
 pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
@@ -78,6 +81,7 @@ fn view(event: &Event) -> Line<'_> {
         Change::Tag(tag) => ChangeView::Tag { tag },
         Change::All => ChangeView::All,
         Change::ContinuityLost => ChangeView::ContinuityLost,
+        Change::Progress => ChangeView::Progress,
     };
     Line {
         change,
@@ -96,6 +100,8 @@ fn words(change: &Change) -> String {
         Change::Tag(tag) => format!("tag {}\n", printable(tag)),
         Change::All => "all\n".to_owned(),
         Change::ContinuityLost => "continuity-lost\n".to_owned(),
+        // Only the token is new, which is not shown.
+        Change::Progress => String::new(),
     }
 }
 
@@ -142,6 +148,11 @@ mod tests {
                 Change::ContinuityLost,
                 "continuity-lost\n",
                 r#"{"event":"continuity_lost","resume_token":"01"}"#,
+            ),
+            (
+                Change::Progress,
+                "",
+                r#"{"event":"progress","resume_token":"01"}"#,
             ),
         ] {
             assert_eq!(words(&change), line);

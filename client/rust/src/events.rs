@@ -1,4 +1,4 @@
-//! Following the invalidations of a namespace.
+//! Following the changes of a namespace.
 
 use bytes::Bytes;
 use tonic::Streaming;
@@ -24,6 +24,8 @@ pub enum Change {
     /// Events may have been missed: whoever holds copies drops them. Also what a kind of event that
     /// this client does not know yet is taken for.
     ContinuityLost,
+    /// Nothing happened: the stream stands here. Every stream begins with this or the loss.
+    Progress,
 }
 
 /// One event.
@@ -43,8 +45,10 @@ pub struct Events {
 }
 
 impl Client {
-    /// Follows the invalidations of a namespace: from now on, or after the event whose token is
-    /// given. The deadline limits the subscription, not the wait for events.
+    /// Follows the changes of a namespace: from now on, or after the event whose token is given.
+    /// The first event comes at once: [`Change::Progress`], or [`Change::ContinuityLost`] when what
+    /// was held before does not count. The deadline limits the subscription, not the wait for
+    /// events.
     ///
     /// # Errors
     /// [`Kind::Unimplemented`](crate::Kind::Unimplemented) when the daemon does not serve it.
@@ -65,8 +69,8 @@ impl Events {
     /// Waits for the next event; `None` when the daemon ended the stream. Cancel safe.
     ///
     /// # Errors
-    /// [`Kind::Unreachable`](crate::Kind::Unreachable) when the connection broke: watch again with
-    /// the last token.
+    /// [`Kind::Unreachable`](crate::Kind::Unreachable) when the connection broke or the daemon
+    /// stops: watch again with the last token.
     pub async fn next(&mut self) -> Result<Option<Event>> {
         match self.stream.message().await {
             Ok(message) => Ok(message.map(Event::from_proto)),
@@ -83,6 +87,7 @@ impl Event {
             Some(Wire::Pattern(pattern)) => Change::Pattern(pattern),
             Some(Wire::Tag(tag)) => Change::Tag(tag),
             Some(Wire::All(_)) => Change::All,
+            Some(Wire::Progress(_)) => Change::Progress,
             Some(Wire::ContinuityLost(_)) | None => Change::ContinuityLost,
         };
         Self {

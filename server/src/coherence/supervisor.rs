@@ -243,6 +243,7 @@ impl<R: Replay> Supervisor<R> {
                 for key in &keys {
                     self.coherence.changed(key);
                 }
+                self.coherence.watched.pushed(&keys);
             }
             Push::Flush => {
                 let counts = &self.coherence.counts;

@@ -52,6 +52,7 @@ pub(super) struct Server {
     pub(super) workers: Option<usize>,
     pub(super) max_connections: Option<usize>,
     pub(super) max_in_flight: Option<usize>,
+    pub(super) max_watchers: Option<usize>,
     pub(super) drain_timeout: Option<Span>,
     pub(super) known_namespaces_only: Option<bool>,
 }

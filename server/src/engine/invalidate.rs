@@ -123,6 +123,7 @@ impl Engine {
 
     async fn remove_local(&self, namespace: &Namespace, gone: &Gone) -> Result<(u64, Outcome)> {
         if !namespace.uses_local() {
+            self.tell(namespace, gone);
             return Ok((0, Outcome::Skipped));
         }
         let mut count = 0;
@@ -142,6 +143,19 @@ impl Engine {
             }
         }
         Ok((count, Outcome::Applied))
+    }
+
+    /// Tells watchers, where no local tier does.
+    fn tell(&self, namespace: &Namespace, gone: &Gone) {
+        let changes = self.local.changes();
+        match gone {
+            Gone::Keys(keys) => {
+                for key in keys {
+                    changes.changed(&EntryName::new(&namespace.name, key));
+                }
+            }
+            Gone::Selected(selection) => changes.selected(&namespace.name, || selection.told()),
+        }
     }
 
     /// In Redis, or noted for its return.

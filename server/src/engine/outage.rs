@@ -336,6 +336,8 @@ impl Replay for Outage {
                 for key in keys.iter().filter_map(|key| Key::new(key.as_str()).ok()) {
                     if let Some(name) = self.name(&wish.namespace, &key) {
                         self.coherence.wished_away(name.as_bytes());
+                        let name = EntryName::new(&wish.namespace, &key);
+                        self.local.changes().changed(&name);
                     }
                 }
                 // Others are verified after a restart, these are not.

@@ -161,6 +161,9 @@ impl Engine {
             }
             None => self.put_locally(&put, Mark::default()).await?,
         };
+        if !namespace.uses_local() {
+            self.local.changes().changed(&put.name);
+        }
         namespace.counters.puts.one();
         let source = match (done.shared, done.local) {
             (Outcome::Applied, _) => Source::Shared,

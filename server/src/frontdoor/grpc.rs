@@ -6,6 +6,7 @@ mod deadline;
 mod decode;
 mod encode;
 mod status;
+mod watch;
 
 use std::{
     io,
@@ -79,7 +80,7 @@ impl Services {
         connections: impl Stream<Item = io::Result<Connection>>,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
-        let cache = Cache::new(Arc::clone(&self.engine), self.requests);
+        let cache = Cache::new(Arc::clone(&self.engine), self.requests, stop.clone());
         let cache = CacheServiceServer::new(cache)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

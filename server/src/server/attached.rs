@@ -45,6 +45,7 @@ impl Attached {
         let journal = Journal::open(&config.local.data_dir, config.shared.journal_max).await?;
         let coherence = Arc::new(Coherence::new(
             clock.clone(),
+            local.changes().clone(),
             first_epoch()?,
             journal.last_contact(),
             config.local.memory_budget.0 / VERIFIED_SHARE,

@@ -56,6 +56,7 @@ use self::{
 };
 use super::{Condition, Found, Mark, Tier};
 use crate::{
+    changes::Changes,
     clock::{Clock, Timestamp},
     config::LocalConfig,
     error::{Error, Kind, Result},
@@ -129,6 +130,8 @@ struct Inner {
     scans: Arc<Semaphore>,
     health: Health,
     hot: Hot,
+    /// Told of every put and removal once it is in the store; not of copies and of damage.
+    changes: Changes,
     /// Bytes taken in since the store was made: the age of a record is how far this has moved on.
     position: AtomicU64,
     kept_position: AtomicU64,
@@ -164,6 +167,7 @@ impl LocalTier {
             hot: Hot::new(sizes.hot, INLINE_BYTES_MAX),
             sizes,
             longest_lifetime,
+            changes: Changes::new(clock.clone()),
             clock,
             hasher: RandomState::new(),
             store: Arc::default(),
@@ -197,10 +201,16 @@ impl LocalTier {
                 .begin_anew(store)
                 .map_err(|error| inner.failed_all(error));
             inner.hot.changed_all();
+            inner.changes.everything();
             *slot = Some(begun?);
             Ok(())
         })
         .await?
+    }
+
+    /// What watchers are told of. Whoever hears of further changes adds them.
+    pub fn changes(&self) -> &Changes {
+        &self.inner.changes
     }
 
     /// Figures of the moment. Looks at every file of the data directory.

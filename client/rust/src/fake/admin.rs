@@ -32,6 +32,7 @@ impl AdminService for State {
             shared_state: proto::SharedState::Disabled.into(),
             version: "fake".to_owned(),
             shared: None,
+            watch: None,
         }))
     }
 

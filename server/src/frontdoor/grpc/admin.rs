@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pannier_proto::v1::{
     self, ConfigRequest, ConfigResponse, FlushRequest, FlushResponse, HealthRequest,
     HealthResponse, LocalTierStats, NamespaceStats, PartHealth, ResetRequest, ResetResponse,
-    SharedTierStats, StatsRequest, StatsResponse, admin_service_server::AdminService,
+    SharedTierStats, StatsRequest, StatsResponse, WatchStats, admin_service_server::AdminService,
 };
 use tonic::{Request, Response, Status};
 
@@ -50,7 +50,17 @@ impl Admin {
             shared_state: self.shared_state().into(),
             version: env!("CARGO_PKG_VERSION").into(),
             shared: self.shared_stats(),
+            watch: Some(self.watch_stats()),
         })
+    }
+
+    fn watch_stats(&self) -> WatchStats {
+        let stats = self.engine.watch_stats();
+        WatchStats {
+            watchers: stats.followers,
+            messages: stats.told,
+            dropped: stats.dropped,
+        }
     }
 
     fn shared_state(&self) -> v1::SharedState {

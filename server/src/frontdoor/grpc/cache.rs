@@ -1,6 +1,6 @@
 //! `pannier.v1.CacheService`: decode, call the engine, encode.
 
-use std::{pin::Pin, sync::Arc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
 use pannier_proto::v1::{
     self, ExistsRequest, ExistsResponse, GetManyItem, GetManyRequest, GetManyResponse, GetRequest,
@@ -9,10 +9,14 @@ use pannier_proto::v1::{
     WatchRequest, WatchResponse, WriteRequest, WriteResponse, cache_service_server::CacheService,
 };
 use prost::Message;
-use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Requests, deadline, decode, encode, status::status};
+use super::{
+    Requests, deadline, decode, encode,
+    status::status,
+    watch::{self, Replies},
+};
 use crate::{
     engine::{Answer, Engine, Provenance, PutOptions, Source, Standing},
     error::{Error, Kind, Result},
@@ -27,11 +31,17 @@ const BATCH_TURN: usize = 64;
 pub(super) struct Cache {
     engine: Arc<Engine>,
     requests: Requests,
+    /// Ends streams that would not end by themselves.
+    stop: CancellationToken,
 }
 
 impl Cache {
-    pub(super) fn new(engine: Arc<Engine>, requests: Requests) -> Self {
-        Self { engine, requests }
+    pub(super) fn new(engine: Arc<Engine>, requests: Requests, stop: CancellationToken) -> Self {
+        Self {
+            engine,
+            requests,
+            stop,
+        }
     }
 
     async fn get(&self, request: GetRequest) -> Result<GetResponse> {
@@ -268,8 +278,6 @@ fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {
     Err(status(Error::new(Kind::Unsupported, text)))
 }
 
-type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl CacheService for Cache {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -329,7 +337,17 @@ impl CacheService for Cache {
 
     type WatchStream = Replies<WatchResponse>;
 
-    async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        not_served("Watch")
+    async fn watch(
+        &self,
+        request: Request<WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let deadline = deadline::of(request.metadata());
+        let WatchRequest {
+            namespace,
+            resume_token,
+        } = request.into_inner();
+        let watcher = self.engine.watch(&namespace, &resume_token);
+        let stream = watch::stream(watcher.map_err(status)?, deadline, self.stop.clone());
+        Ok(Response::new(stream))
     }
 }

@@ -14,6 +14,7 @@ use std::{
 
 use super::{Inner, LocalTier, closed, envelope::Envelope, off_thread, store::Store};
 use crate::{
+    changes::Selected,
     clock::Timestamp,
     error::{Error, Kind, Result},
     glob::Glob,
@@ -42,6 +43,15 @@ impl Selection {
             Self::All => "",
             Self::Prefix(prefix) => prefix,
             Self::Pattern(glob) => glob.literal_prefix(),
+        }
+    }
+
+    /// The same, as watchers are told.
+    pub fn told(&self) -> Selected {
+        match self {
+            Self::All => Selected::All,
+            Self::Prefix(prefix) => Selected::Prefix(prefix.clone()),
+            Self::Pattern(glob) => Selected::Pattern(glob.as_str().to_owned()),
         }
     }
 
@@ -84,7 +94,7 @@ impl LocalTier {
         let cancelled = Arc::new(AtomicBool::new(false));
         let _cancel = Cancel(Arc::clone(&cancelled));
         let prefix = EntryName::prefix(namespace, selection.prefix());
-        let inner = Arc::clone(&self.inner);
+        let (inner, namespace) = (Arc::clone(&self.inner), namespace.clone());
         let permit = Arc::clone(&self.inner.scans).acquire_owned().await;
         off_thread(move || {
             // Given back after the fence has moved: `refresh` relies on it.
@@ -92,10 +102,12 @@ impl LocalTier {
             let result = inner.delete_selected(&prefix, &selection, &cancelled);
             // Also for what the store has dropped for space and only the hot set still has.
             inner.hot.changed_all();
-            result.map_err(|error| match error.kind() {
+            let result = result.map_err(|error| match error.kind() {
                 Kind::Overloaded => error,
                 _ => inner.failed_all(error),
-            })
+            });
+            inner.changes.selected(&namespace, || selection.told());
+            result
         })
         .await?
     }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, atomic::Ordering};
 
 use super::{
-    LocalTier, closed,
+    Inner, LocalTier, closed,
     envelope::Envelope,
     store::{INLINE_BYTES_MAX, Store},
 };
@@ -73,7 +73,7 @@ impl LocalTier {
             return Ok(());
         }
         let value = self.wrap(&found.record, found.expires, found.mark);
-        self.change(name, Change::Put(value), lock).await
+        self.change(name, Change::Fill(value), lock).await
     }
 
     fn wrap(&self, record: &Record, expires: Timestamp, mark: Mark) -> Vec<u8> {
@@ -119,13 +119,14 @@ impl LocalTier {
             Ok(None) if !doubtful => {
                 // What the store has dropped for space may still be in the hot set.
                 self.inner.hot.changed(name);
+                self.inner.changes.changed(name);
                 return Ok(kept);
             }
             Ok(found) => found.flatten().is_some_and(|expires| now < expires),
             // Unreadable or not: it has to go.
             Err(_) => false,
         };
-        self.remove(name, lock).await?;
+        self.change(name, Change::Invalidate, lock).await?;
         Ok(live && !doubtful)
     }
 
@@ -137,8 +138,10 @@ impl LocalTier {
         change: Change,
         guards: impl Send + 'static,
     ) -> Result<()> {
+        let told = change.is_told();
         if self.inner.health.doubt(name) {
             self.inner.hot.changed(name);
+            self.inner.tell(name, told);
             return Err(self.inner.health.unavailable());
         }
         if change.is_small() {
@@ -149,9 +152,10 @@ impl LocalTier {
                 Ok(false) => {}
                 changed => {
                     self.inner.hot.changed(name);
-                    return changed
-                        .map(drop)
-                        .map_err(|error| self.inner.failed(name, error));
+                    let changed = changed.map(drop);
+                    let changed = changed.map_err(|error| self.inner.failed(name, error));
+                    self.inner.tell(name, told);
+                    return changed;
                 }
             }
         }
@@ -160,41 +164,64 @@ impl LocalTier {
             let _guards = guards;
             let changed = change.apply(store, own.as_bytes());
             inner.hot.changed(&own);
-            changed.map_err(|error| inner.failed(&own, error))
+            let changed = changed.map_err(|error| inner.failed(&own, error));
+            inner.tell(&own, told);
+            changed
         });
         let changed = changed.await;
         if changed.is_err() {
             // Also when the store was closed for repair before the change came to it.
             self.inner.health.doubt(name);
+            self.inner.tell(name, told);
         }
         changed
     }
 }
 
+impl Inner {
+    /// Tells watchers, once reads no longer return what was there before.
+    fn tell(&self, name: &EntryName, told: bool) {
+        if told {
+            self.changes.changed(name);
+        }
+    }
+}
+
 enum Change {
+    /// A new value.
     Put(Vec<u8>),
+    /// A copy of what another tier has.
+    Fill(Vec<u8>),
+    /// What is no longer of use.
     Remove,
+    /// What somebody wished away.
+    Invalidate,
 }
 
 impl Change {
     fn is_small(&self) -> bool {
         match self {
-            Self::Put(value) => value.len() <= INLINE_BYTES_MAX,
-            Self::Remove => true,
+            Self::Put(value) | Self::Fill(value) => value.len() <= INLINE_BYTES_MAX,
+            Self::Remove | Self::Invalidate => true,
         }
+    }
+
+    /// Whether watchers are told.
+    fn is_told(&self) -> bool {
+        matches!(self, Self::Put(_) | Self::Invalidate)
     }
 
     fn apply_at_once(&self, store: &Store, name: &[u8]) -> Result<bool> {
         match self {
-            Self::Put(value) => store.try_write(name, value),
-            Self::Remove => store.try_delete(name),
+            Self::Put(value) | Self::Fill(value) => store.try_write(name, value),
+            Self::Remove | Self::Invalidate => store.try_delete(name),
         }
     }
 
     fn apply(&self, store: &Store, name: &[u8]) -> Result<()> {
         match self {
-            Self::Put(value) => store.write(name, value),
-            Self::Remove => store.delete(name),
+            Self::Put(value) | Self::Fill(value) => store.write(name, value),
+            Self::Remove | Self::Invalidate => store.delete(name),
         }
     }
 }
