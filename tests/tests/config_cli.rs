@@ -52,7 +52,7 @@ fn a_good_configuration_is_said_to_be_good() {
 
 #[test]
 fn a_fault_names_file_key_and_what_was_expected() {
-    let table: [(&str, &[&str]); 20] = [
+    let table: [(&str, &[&str]); 21] = [
         (
             "[server]\nlisten = \"nowhere\"",
             &["server.listen", "IP:PORT", "unix:/path"],
@@ -361,7 +361,7 @@ fn the_exit_codes_of_the_command_line_are_the_documented_ones() {
         .config("[namespaces.once]\nimmutable = true\n")
         .start();
     let at = daemon.grpc().to_owned();
-    let table: [(i32, &[&str]); 21] = [
+    let table: [(i32, &[&str]); 20] = [
         (0, &["put", "k", "--value", "v"]),
         (0, &["get", "k"]),
         (0, &["exists", "k"]),
