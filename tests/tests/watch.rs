@@ -519,6 +519,10 @@ async fn the_command_line_says_why_a_stream_ended() {
     let caller = Caller::new(&daemon, "default");
     caller.put("k", "v").await;
     caller.invalidate_by(prefix("p:")).await;
+    eventually("all is told", async || {
+        daemon.stats().await.watch.unwrap().messages == 3
+    })
+    .await;
     daemon.terminate();
     let output = watching.await.unwrap();
     assert_eq!(pannier_tests::stdout(&output), "key k\nprefix p:\n");

@@ -108,12 +108,13 @@ impl Outage {
     fn remove(&self, wish: Wish) {
         let immutable = self.is_immutable(&wish.namespace);
         if self.wishes.try_send(wish).is_err() {
-            self.coherence.doubt_everything();
             if immutable {
                 // After a restart nothing else would tell.
                 self.coherence.wished_all_away();
                 self.overflowed.store(true, Ordering::Release);
             }
+            // Last: watchers are told, and read again.
+            self.coherence.doubt_everything();
         }
     }
 
