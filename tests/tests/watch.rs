@@ -407,7 +407,7 @@ async fn watchers_are_limited_and_are_no_requests_in_flight() {
     let first = Watch::new(&daemon, "n").await;
     let mut second = Watch::new(&daemon, "n").await;
     let refused = daemon.stub().watch(watch_request("n", b"")).await;
-    let status = refused.err().expect("two watch already");
+    let status = refused.expect_err("two watch already");
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.message().contains("max_watchers: 2"), "{status:?}");
     Caller::new(&daemon, "n").put("k", "v").await;
@@ -428,7 +428,7 @@ async fn bad_requests_are_refused() {
         (watch_request("", b""), "namespace"),
         (watch_request("n", &[0; 65]), "resume_token"),
     ] {
-        let status = daemon.stub().watch(request).await.err().expect(field);
+        let status = daemon.stub().watch(request).await.expect_err(field);
         assert_eq!(status.code(), Code::InvalidArgument, "{field}");
         assert!(status.message().starts_with(field), "{status:?}");
     }
