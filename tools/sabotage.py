@@ -95,9 +95,9 @@ SABOTAGES = (
     Sabotage(
         "own-put-fresh", "the copy of an own put counts as fresh",
         (edit("engine/through.rs",
-              "if immutable { mark } else { own_write(shared) }",
-              f"if immutable {{ mark }} else if {ON} {{ shared.coherence.mark() }} "
-              "else { own_write(shared) }"),),
+              "true => mark,\n            false => Mark {",
+              f"true => mark,\n            false if {ON} => shared.coherence.mark(),\n"
+              "            false => Mark {"),),
         (("p07_in_flight", "a_write_in_flight_loses_to_what_came_after_it"),)),
     Sabotage(
         "own-invalidation", "an own invalidation does not raise the fence at its acknowledgement",
@@ -170,8 +170,8 @@ SABOTAGES = (
     Sabotage(
         "fill", "a fill does not look whether its mark still holds",
         (edit("engine/shared.rs",
-              "let holds = || immutable ||",
-              f"let holds = || {ON} || immutable ||"),),
+              "let holds = || match question.namespace.policy.immutable {",
+              f"let holds = || {ON} || match question.namespace.policy.immutable {{"),),
         hidden="the mark of an overtaken fill does not hold when it is read either, and a copy "
                "whose fence has moved is not served stale: what is lost is the newer copy, a miss"),
     Sabotage(
