@@ -775,7 +775,7 @@ async fn no_fault_makes_a_daemon_serve_what_it_must_not() {
         all.misses > 0 && all.changes[0] > 0 && all.changes[1] > 0,
         "{all}"
     );
-    assert!(all.staleness_max > BOUNDS.slack, "{all}");
+    assert!(all.staleness_max > Duration::ZERO, "{all}");
 }
 
 #[test]
