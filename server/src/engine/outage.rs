@@ -3,7 +3,7 @@
 //! Deferred are removals only ("remove what is older than this"), and for immutable namespaces
 //! publications ("put it unless something is there"). Never a put: replaying one could bring back
 //! what another daemon removed meanwhile. A removal compares version stamps, which all daemons
-//! draw from clocks that follow Redis's, so it never harms what is newer.
+//! draw from clocks that follow Redis's: what is newer by more than those clocks may differ stays.
 
 use std::{
     sync::{
