@@ -35,8 +35,8 @@ pub struct Namespace {
 pub struct Met {
     /// Its name; [`OTHER`] for those that are not counted apart.
     pub name: Arc<str>,
-    /// Whether metrics show it by its name: it is configured, or was among the first to be met. That
-    /// never changes, so that no counter jumps.
+    /// Whether metrics show it by its name: it is configured, or was among the first to be met.
+    /// That never changes, so that no counter jumps.
     pub labelled: bool,
     /// Its counts.
     pub reading: Reading,

@@ -126,13 +126,11 @@ impl Server {
     ) -> Result<Ending> {
         let (stopping, drained) = (CancellationToken::new(), CancellationToken::new());
         let mut workers = Workers::start(&self.config, &self.services, &stopping)?;
-        let outlets = workers.take_outlets();
-        let max_connections = self.config.server.max_connections;
         let mut doors = JoinSet::new();
         doors.spawn(listen::accept(
             self.grpc,
-            outlets,
-            max_connections,
+            workers.take_outlets(),
+            self.config.server.max_connections,
             Arc::clone(self.observer.door()),
             stopping.clone(),
         ));
@@ -160,24 +158,17 @@ impl Server {
                 .await;
         }
         stopping.cancel();
-        let mut hurried = false;
-        let ending = tokio::select! {
-            () = self.services.quiet() => Ending::Drained,
+        let (ending, hurried) = tokio::select! {
+            () = self.services.quiet() => (Ending::Drained, false),
             finished = timeout_at(deadline, workers.finished()) => match finished {
-                Ok(()) => Ending::Drained,
-                Err(_) => Ending::CutOff,
+                Ok(()) => (Ending::Drained, false),
+                Err(_) => (Ending::CutOff, false),
             },
-            () = &mut hurry => {
-                hurried = true;
-                Ending::CutOff
-            }
+            () = &mut hurry => (Ending::CutOff, true),
         };
         if ending == Ending::CutOff {
             let in_flight = self.services.in_flight();
-            tracing::warn!(
-                in_flight,
-                "stopped before everything in flight was finished"
-            );
+            tracing::warn!(in_flight, "stopped before everything in flight was done");
         }
         workers.abandon();
         drained.cancel();

@@ -148,7 +148,12 @@ impl Engine {
         }
         let begun = Instant::now();
         let removed = self.remove_from_local(namespace, gone).await;
-        steps.note(steps::What::Remove, TierName::Local, ended(&removed), begun);
+        steps.note(
+            steps::What::Remove,
+            TierName::Local,
+            Ended::change(&removed),
+            begun,
+        );
         removed.map(|count| (count, Outcome::Applied))
     }
 
@@ -213,7 +218,7 @@ impl Engine {
             steps.note(
                 steps::What::Remove,
                 TierName::Shared,
-                ended(&removed),
+                Ended::change(&removed),
                 asked,
             );
             match shared.noted(&link, removed) {
@@ -331,10 +336,6 @@ impl Engine {
             what,
         }
     }
-}
-
-fn ended<T, E>(removed: &Result<T, E>) -> Ended {
-    removed.as_ref().map_or(Ended::Failed, |_| Ended::Applied)
 }
 
 fn wish_away(shared: &Shared, names: &[SharedName]) {

@@ -75,9 +75,7 @@ impl Engine {
             let trouble = match stored {
                 Ok(mut done) => {
                     if too_large {
-                        put.steps
-                            .turns_out(What::Store, TierName::Shared, Ended::Skipped);
-                        done.shared = Outcome::Skipped;
+                        done.shared = put.not_for(TierName::Shared);
                     }
                     done.spent = Some(begun.elapsed());
                     return Ok(done);
@@ -297,8 +295,8 @@ impl Engine {
                 put.await.map(drop)
             }
         };
-        let ended = kept.as_ref().map_or(Ended::Failed, |()| Ended::Applied);
-        put.steps.note(What::Store, TierName::Local, ended, begun);
+        put.steps
+            .note(What::Store, TierName::Local, Ended::change(&kept), begun);
         match kept {
             Ok(()) => Outcome::Applied,
             Err(error) => {
