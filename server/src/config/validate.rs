@@ -1,5 +1,6 @@
 //! From what was written to what the daemon runs on: merge, defaults, checks.
 
+mod otlp;
 mod policy;
 mod shared;
 
@@ -78,6 +79,7 @@ pub(super) fn config(file: File, origin: &str, flags: &Overrides, env: Env<'_>) 
     let telemetry = TelemetryConfig {
         log: log.map_or_else(|| Ok("info".into()), checked_log)?,
         log_format: file.telemetry.log_format.unwrap_or_default(),
+        otlp: otlp::config(file.telemetry.otlp, &sources, env)?,
     };
     let shared = shared::config(file.shared, &sources)?;
     check_raw_prefixes(&shared.key_prefix, &defaults, &namespaces, origin)?;
