@@ -37,11 +37,13 @@ LAYERS["stats"] = set()
 LAYERS["namespace"] = {"config", "stats"} | LAYERS["config"]
 LAYERS["tier"] = {"changes", "namespace", "rocks", "steps", "telemetry"} | LAYERS["namespace"]
 LAYERS["tier"] |= LAYERS["telemetry"]
+LAYERS["trace"] = {"config", "stats", "steps"} | LAYERS["config"]
+LAYERS["export"] = {"tier", "trace"} | LAYERS["tier"] | LAYERS["trace"]
 LAYERS["journal"] = {"tier"} | LAYERS["tier"]
-LAYERS["coherence"] = {"journal"} | LAYERS["journal"]
+LAYERS["coherence"] = {"journal", "trace"} | LAYERS["journal"]
 LAYERS["engine"] = {"coherence"} | LAYERS["coherence"]
 LAYERS["frontdoor"] = {"engine"} | LAYERS["engine"]
-LAYERS["server"] = {"frontdoor"} | LAYERS["frontdoor"]
+LAYERS["server"] = {"export", "frontdoor"} | LAYERS["frontdoor"]
 LAYERS["main"] = {"server"} | LAYERS["server"]
 
 # The library's name in main.rs, which is a crate of its own.

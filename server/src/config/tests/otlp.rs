@@ -44,9 +44,9 @@ fn nothing_is_exported_unless_somebody_says_where_to() {
             [None, Some("http://localhost:4317/")],
         ),
         (
-            "[telemetry.otlp]\nendpoint = \"https://c/base/\"\nsignals = [\"metrics\"]",
+            "[telemetry.otlp]\nendpoint = \"https://c/x/\"\nsignals = [\"metrics\"]",
             &[],
-            [None, Some("https://c/base/v1/metrics")],
+            [None, Some("https://c/x/v1/metrics")],
         ),
         (
             "[telemetry.otlp]\nendpoint = \"http://file:1\"\nprotocol = \"grpc\"",
@@ -66,9 +66,9 @@ fn nothing_is_exported_unless_somebody_says_where_to() {
 
 #[test]
 fn variables_win_over_the_file_and_those_of_a_signal_over_those_of_both() {
-    let file = "[telemetry.otlp]\nendpoint = \"http://c:1\"\ntimeout = \"3s\"\nsampler_ratio = 0.5\n\
-                service_name = \"file\"\nheaders = { a = \"file\" }\nqueue_max = 10\n\
-                [telemetry.otlp.metrics]\ntimeout = \"4s\"";
+    let file = "[telemetry.otlp]\nendpoint = \"http://c:1\"\ntimeout = \"3s\"\n\
+                sampler_ratio = 0.5\nservice_name = \"file\"\nheaders = { a = \"file\" }\n\
+                queue_max = 10\n[telemetry.otlp.metrics]\ntimeout = \"4s\"";
     let plain = otlp(file, &[]);
     assert_eq!(
         (plain.sampler, plain.sampler_ratio),

@@ -32,26 +32,9 @@ pub(super) fn destination(
         Signal::Traces => ("TRACES", "v1/traces", &raw.traces),
         Signal::Metrics => ("METRICS", "v1/metrics", &raw.metrics),
     };
-    if let Some(Setting { value, origin }) = places.var("OTEL_SDK_DISABLED") {
-        match value.to_ascii_lowercase().as_str() {
-            "true" => return Ok(None),
-            "false" => {}
-            _ => {
-                return Err(fault(
-                    &origin,
-                    &format!("{value:?} is neither true nor false"),
-                ));
-            }
-        }
-    }
-    let asked = exporter(places.var(&format!("OTEL_{name}_EXPORTER")), signal)?;
-    let written = raw
-        .signals
-        .as_ref()
-        .is_none_or(|signals| signals.contains(&signal));
-    if !asked.unwrap_or(written) {
+    let Some(asked) = wanted(raw, signal, name, places)? else {
         return Ok(None);
-    }
+    };
     let both = |suffix: &str| {
         let of_signal = places.var(&format!("OTEL_EXPORTER_OTLP_{name}_{suffix}"));
         of_signal.or_else(|| places.var(&format!("OTEL_EXPORTER_OTLP_{suffix}")))
@@ -60,14 +43,7 @@ pub(super) fn destination(
         Some(setting) => word(&setting)?,
         None => own.protocol.or(raw.protocol).unwrap_or_default(),
     };
-    let Some(endpoint) = endpoint(
-        raw,
-        (name, path, own),
-        protocol,
-        asked == Some(true),
-        places,
-    )?
-    else {
+    let Some(endpoint) = endpoint(raw, (name, path, own), protocol, asked, places)? else {
         return Ok(None);
     };
     let timeout = match both("TIMEOUT") {
@@ -100,6 +76,24 @@ pub(super) fn destination(
     };
     check_files(&destination, places)?;
     Ok(Some(destination))
+}
+
+/// Whether a signal may be exported: `None` when not, true when somebody asks for it by its name.
+fn wanted(raw: &Otlp, signal: Signal, name: &str, places: &Places<'_>) -> Result<Option<bool>> {
+    if let Some(Setting { value, origin }) = places.var("OTEL_SDK_DISABLED") {
+        match value.to_ascii_lowercase().as_str() {
+            "true" => return Ok(None),
+            "false" => {}
+            _ => {
+                let text = format!("{value:?} is neither true nor false");
+                return Err(fault(&origin, &text));
+            }
+        }
+    }
+    let asked = exporter(places.var(&format!("OTEL_{name}_EXPORTER")), signal)?;
+    let listed = |signals: &Vec<Signal>| signals.contains(&signal);
+    let written = raw.signals.as_ref().is_none_or(listed);
+    Ok(asked.unwrap_or(written).then_some(asked == Some(true)))
 }
 
 /// Whether `OTEL_…_EXPORTER` asks for the signal; `None` when it says nothing.
@@ -211,7 +205,7 @@ fn headers(
         }
         if value.expose() == MASK {
             let text = format!(
-                "{name}: {MASK} is what --print-config shows instead of a header's value; fill it in"
+                "{name}: {MASK} is what --print-config shows instead of a value; fill it in"
             );
             return Err(fault(&origin, &text));
         }
