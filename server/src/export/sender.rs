@@ -136,6 +136,3 @@ impl Sender {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;
