@@ -42,8 +42,9 @@ LAYERS["export"] = {"tier", "trace"} | LAYERS["tier"] | LAYERS["trace"]
 LAYERS["journal"] = {"tier"} | LAYERS["tier"]
 LAYERS["coherence"] = {"journal", "trace"} | LAYERS["journal"]
 LAYERS["engine"] = {"coherence"} | LAYERS["coherence"]
-LAYERS["frontdoor"] = {"engine"} | LAYERS["engine"]
-LAYERS["server"] = {"export", "frontdoor"} | LAYERS["frontdoor"]
+LAYERS["observe"] = {"engine"} | LAYERS["engine"]
+LAYERS["frontdoor"] = {"observe"} | LAYERS["observe"]
+LAYERS["server"] = {"export", "frontdoor"} | LAYERS["export"] | LAYERS["frontdoor"]
 LAYERS["main"] = {"server"} | LAYERS["server"]
 
 # The library's name in main.rs, which is a crate of its own.

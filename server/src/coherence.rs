@@ -323,8 +323,8 @@ impl Coherence {
         *self.link.write().unwrap_or_else(PoisonError::into_inner) = Some(link);
         self.lease_until
             .store(lease_until.as_millis(), Ordering::Release);
-        self.counts.attached.fetch_add(1, Ordering::Relaxed);
         state.standing = Standing::Attached { since };
+        self.counts.changed(&state.standing);
         self.changes.send_replace(state.standing.clone());
         self.watched.gap();
     }
@@ -349,6 +349,7 @@ impl Coherence {
                 }
                 let since = self.clock.now();
                 state.standing = Standing::Detached { since, reason };
+                self.counts.changed(&state.standing);
             }
             Standing::Detached { since, .. } => {
                 state.standing = Standing::Detached { since, reason };

@@ -70,6 +70,8 @@ pub struct ServerConfig {
     pub workers: usize,
     /// Open connections; more are closed at once.
     pub max_connections: usize,
+    /// Open connections for HTTP; more are closed at once.
+    pub max_http_connections: usize,
     /// Requests in flight, all connections together; more get RESOURCE_EXHAUSTED.
     pub max_in_flight: usize,
     /// Streams of Watch, all connections together; more get RESOURCE_EXHAUSTED.
@@ -98,6 +100,8 @@ pub struct TelemetryConfig {
     pub log: String,
     /// How it looks.
     pub log_format: LogFormat,
+    /// Namespaces that metrics show by name; the others are shown together.
+    pub namespaces_max: usize,
     /// Export of traces and metrics.
     pub otlp: OtlpConfig,
 }

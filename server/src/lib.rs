@@ -29,6 +29,7 @@ pub mod journal;
 pub mod key;
 pub mod metrics;
 pub mod namespace;
+pub mod observe;
 pub mod record;
 mod rocks;
 pub mod server;

@@ -30,6 +30,7 @@ use crate::{
         http,
         listen::{self, Inlet, Listener},
     },
+    observe::Observer,
     stamp::Stamper,
     tier::local::{LocalTier, Maintenance},
 };
@@ -40,6 +41,7 @@ pub struct Server {
     grpc: Listener,
     http: Listener,
     services: Services,
+    observer: Arc<Observer>,
     health: HealthReporter,
     local: LocalTier,
     maintenance: Maintenance,
@@ -78,7 +80,14 @@ impl Server {
         let stamper = Arc::new(Stamper::new(clock.clone(), Stamper::random_writer()?));
         let attached = Attached::begin(&config, &clock, &stamper, &local).await?;
         let (shared, attached) = attached.unzip();
-        let engine = Engine::new(Arc::clone(&config), clock, stamper, local.clone(), shared);
+        let engine = Engine::new(
+            Arc::clone(&config),
+            clock.clone(),
+            stamper,
+            local.clone(),
+            shared,
+        );
+        let observer = Arc::new(Observer::new(Arc::new(engine), clock, Arc::default()));
         let health = HealthReporter::new();
         for part in ["", CACHE_SERVICE] {
             health
@@ -89,12 +98,13 @@ impl Server {
             .set_service_status(SHARED_PART, ServingStatus::Unknown)
             .await;
         let max_in_flight = config.server.max_in_flight;
-        let services = Services::new(Arc::new(engine), health.clone(), max_in_flight);
+        let services = Services::new(Arc::clone(&observer), health.clone(), max_in_flight);
         Ok(Self {
             config,
             grpc,
             http,
             services,
+            observer,
             health,
             local,
             maintenance,
@@ -123,12 +133,20 @@ impl Server {
             self.grpc,
             outlets,
             max_connections,
+            Arc::clone(self.observer.door()),
             stopping.clone(),
         ));
+        doors.spawn(Arc::clone(&self.observer).watch(stopping.clone()));
         if let Some(attached) = &self.attached {
             doors.spawn(attached.tell(self.health.clone()));
         }
-        doors.spawn(serve_http(self.http, stopping.clone(), drained.clone()));
+        doors.spawn(http::serve(
+            self.http,
+            http::router(Arc::clone(&self.observer), stopping.clone()),
+            self.config.server.max_http_connections,
+            Arc::clone(self.observer.door()),
+            drained.clone(),
+        ));
 
         tokio::pin!(hurry);
         tokio::select! {
@@ -178,14 +196,6 @@ impl Server {
             () = &mut hurry => return Ok(Ending::CutOff),
         }
         Ok(ending)
-    }
-}
-
-/// Serves HTTP until `drained`; says that it is not ready from `stopping` on.
-async fn serve_http(http: Listener, stopping: CancellationToken, drained: CancellationToken) {
-    let router = http::router(stopping);
-    if let Err(error) = http::serve(http, router, drained).await {
-        tracing::error!(%error, "the HTTP port stopped");
     }
 }
 

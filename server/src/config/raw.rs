@@ -55,6 +55,7 @@ pub(super) struct Server {
     pub(super) allow_plaintext: Option<bool>,
     pub(super) workers: Option<usize>,
     pub(super) max_connections: Option<usize>,
+    pub(super) max_http_connections: Option<usize>,
     pub(super) max_in_flight: Option<usize>,
     pub(super) max_watchers: Option<usize>,
     pub(super) drain_timeout: Option<Span>,
@@ -96,6 +97,7 @@ pub(super) struct Shared {
 pub(super) struct Telemetry {
     pub(super) log: Option<String>,
     pub(super) log_format: Option<LogFormat>,
+    pub(super) namespaces_max: Option<usize>,
     pub(super) otlp: Otlp,
 }
 

@@ -13,13 +13,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    Requests, deadline, decode, encode,
+    Requests,
+    call::Call,
+    deadline, decode, encode,
     status::status,
     watch::{self, Replies},
 };
 use crate::{
     engine::{Answer, Engine, Provenance, PutOptions, Source, Standing},
     error::{Error, Kind, Result},
+    key::key_hash,
+    observe::{Method, Observer},
+    steps::Steps,
 };
 
 /// Bytes of entries in one reply of GetMany; what is beyond is to be asked for again.
@@ -29,6 +34,7 @@ const BATCH_TURN: usize = 64;
 
 /// The service.
 pub(super) struct Cache {
+    observer: Arc<Observer>,
     engine: Arc<Engine>,
     requests: Requests,
     /// Ends streams that would not end by themselves.
@@ -36,22 +42,30 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(engine: Arc<Engine>, requests: Requests, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        observer: Arc<Observer>,
+        requests: Requests,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
-            engine,
+            engine: Arc::clone(observer.engine()),
+            observer,
             requests,
             stop,
         }
     }
 
-    async fn get(&self, request: GetRequest) -> Result<GetResponse> {
+    async fn get(&self, request: GetRequest, call: &mut Call<'_>) -> Result<GetResponse> {
+        call.namespace = request.namespace;
+        call.key = Some(key_hash(&request.key));
         let _request = self.requests.admit()?;
         let options = decode::read_options(request.options);
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         let answer = self
             .engine
-            .get(&request.namespace, request.key, options)
+            .get(&call.namespace, request.key, options, &call.steps)
             .await?;
+        call.provenance = Some(answer.provenance);
         Ok(GetResponse {
             provenance: Some(encode::provenance(&answer.provenance)),
             entry: answer.hit.map(encode::entry),
@@ -59,12 +73,13 @@ impl Cache {
         })
     }
 
-    async fn put(&self, request: PutRequest) -> Result<PutResponse> {
+    async fn put(&self, request: PutRequest, call: &mut Call<'_>) -> Result<PutResponse> {
+        call.namespace = request.namespace;
+        call.key = Some(key_hash(&request.key));
         let _request = self.requests.admit()?;
         let options = decode::put_options(request.options.as_ref(), request.ttl.as_ref());
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         let PutRequest {
-            namespace,
             key,
             value,
             metadata,
@@ -73,19 +88,26 @@ impl Cache {
             ..
         } = request;
         let entry = decode::entry(value, content_type, metadata, tags);
-        let entry = self.engine.counted_for(&namespace, entry)?;
-        let written = self.engine.put(&namespace, key, entry, options).await?;
+        let entry = self.engine.counted_for(&call.namespace, entry)?;
+        let written = self
+            .engine
+            .put(&call.namespace, key, entry, options, &call.steps)
+            .await?;
+        call.provenance = Some(written.provenance);
         Ok(encode::put_response(&written))
     }
 
-    async fn exists(&self, request: ExistsRequest) -> Result<ExistsResponse> {
+    async fn exists(&self, request: ExistsRequest, call: &mut Call<'_>) -> Result<ExistsResponse> {
+        call.namespace = request.namespace;
+        call.key = Some(key_hash(&request.key));
         let _request = self.requests.admit()?;
         let options = decode::read_options(request.options);
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         let answer = self
             .engine
-            .exists(&request.namespace, request.key, options)
+            .exists(&call.namespace, request.key, options, &call.steps)
             .await?;
+        call.provenance = Some(answer.provenance);
         Ok(ExistsResponse {
             exists: answer.remaining.is_some(),
             ttl: answer.remaining.map(encode::duration),
@@ -93,11 +115,20 @@ impl Cache {
         })
     }
 
-    async fn invalidate(&self, request: InvalidateRequest) -> Result<InvalidateResponse> {
+    async fn invalidate(
+        &self,
+        request: InvalidateRequest,
+        call: &mut Call<'_>,
+    ) -> Result<InvalidateResponse> {
+        call.namespace = request.namespace;
         let _request = self.requests.admit()?;
         let target = decode::target(request.target);
-        let target = self.engine.counted_for(&request.namespace, target)?;
-        let done = self.engine.invalidate(&request.namespace, target).await?;
+        let target = self.engine.counted_for(&call.namespace, target)?;
+        let done = self
+            .engine
+            .invalidate(&call.namespace, target, &call.steps)
+            .await?;
+        call.provenance = Some(done.provenance);
         Ok(InvalidateResponse {
             count: done.count,
             local_outcome: encode::outcome(done.local).into(),
@@ -106,14 +137,19 @@ impl Cache {
         })
     }
 
-    async fn get_many(&self, request: GetManyRequest) -> Result<GetManyResponse> {
+    async fn get_many(
+        &self,
+        request: GetManyRequest,
+        call: &mut Call<'_>,
+    ) -> Result<GetManyResponse> {
+        call.namespace = request.namespace;
         let _request = self.requests.admit()?;
         let begun = Instant::now();
         let options = decode::read_options(request.options);
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         let answers = self
             .engine
-            .get_many(&request.namespace, request.keys, options)
+            .get_many(&call.namespace, request.keys, options, &call.steps)
             .await?;
         let mut room = BATCH_BYTES_MAX;
         let mut whole = Provenance::default();
@@ -137,23 +173,31 @@ impl Cache {
             age: None,
             ..whole
         };
+        call.provenance = Some(provenance);
         Ok(GetManyResponse {
             items,
             provenance: Some(encode::provenance(&provenance)),
         })
     }
 
-    async fn put_many(&self, request: PutManyRequest) -> Result<PutManyResponse> {
+    async fn put_many(
+        &self,
+        request: PutManyRequest,
+        call: &mut Call<'_>,
+    ) -> Result<PutManyResponse> {
+        call.namespace = request.namespace;
         let _request = self.requests.admit()?;
         let begun = Instant::now();
         let options = decode::put_many_options(request.options.as_ref());
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         self.engine
-            .check_put_many(&request.namespace, request.items.len(), &options)?;
+            .check_put_many(&call.namespace, request.items.len(), &options)?;
         let mut results = Vec::with_capacity(request.items.len());
         let mut whole = Provenance::default();
         for (index, item) in request.items.into_iter().enumerate() {
-            let written = self.put_item(&request.namespace, item, options).await;
+            let steps = Steps::default();
+            let written = self.put_item(&call.namespace, item, options, &steps).await;
+            call.steps.add_all(&steps);
             results.push(match written {
                 Ok((result, provenance)) => {
                     whole = together(whole, provenance);
@@ -172,6 +216,7 @@ impl Cache {
             store: Some(begun.elapsed()),
             ..whole
         };
+        call.provenance = Some(provenance);
         Ok(PutManyResponse {
             results,
             provenance: Some(encode::provenance(&provenance)),
@@ -183,6 +228,7 @@ impl Cache {
         namespace: &str,
         item: PutManyItem,
         options: PutOptions,
+        steps: &Steps,
     ) -> Result<(PutManyResult, Provenance)> {
         let PutManyItem {
             key,
@@ -196,7 +242,10 @@ impl Cache {
             .and_then(|ttl| Ok((ttl, decode::entry(value, content_type, metadata, tags)?)));
         let (ttl, entry) = self.engine.counted_for(namespace, decoded)?;
         let options = PutOptions { ttl, ..options };
-        let written = self.engine.put(namespace, key, entry, options).await?;
+        let written = self
+            .engine
+            .put(namespace, key, entry, options, steps)
+            .await?;
         let PutResponse {
             version,
             expire_time,
@@ -281,45 +330,69 @@ fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl CacheService for Cache {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let mut call = Call::begin(&self.observer, Method::Get);
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.get(request.into_inner())).await
+        let request = self.get(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let mut call = Call::begin(&self.observer, Method::Put);
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.put(request.into_inner())).await
+        let request = self.put(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn exists(
         &self,
         request: Request<ExistsRequest>,
     ) -> Result<Response<ExistsResponse>, Status> {
+        let mut call = Call::begin(&self.observer, Method::Exists);
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.exists(request.into_inner())).await
+        let request = self.exists(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn invalidate(
         &self,
         request: Request<InvalidateRequest>,
     ) -> Result<Response<InvalidateResponse>, Status> {
+        let mut call = Call::begin(&self.observer, Method::Invalidate);
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.invalidate(request.into_inner())).await
+        let request = self.invalidate(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn get_many(
         &self,
         request: Request<GetManyRequest>,
     ) -> Result<Response<GetManyResponse>, Status> {
+        let mut call = Call::begin(&self.observer, Method::GetMany);
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.get_many(request.into_inner())).await
+        let request = self.get_many(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn put_many(
         &self,
         request: Request<PutManyRequest>,
     ) -> Result<Response<PutManyResponse>, Status> {
+        let mut call = Call::begin(&self.observer, Method::PutMany);
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.put_many(request.into_inner())).await
+        let request = self.put_many(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     type ReadStream = Replies<ReadResponse>;
