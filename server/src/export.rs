@@ -22,6 +22,7 @@ use std::{
     time::Duration,
 };
 
+use opentelemetry_proto::tonic::resource::v1::Resource;
 use prost::Message;
 use tokio::{
     sync::oneshot,
@@ -49,7 +50,9 @@ const LAST_SENDING_MAX: Duration = Duration::from_millis(1900);
 const NICENESS: i32 = 10;
 
 /// A snapshot of all figures.
-pub type Figures = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Snapshot> + Send>> + Send + Sync>;
+pub type Figures = Box<dyn Fn() -> Taken + Send>;
+/// A snapshot that is being taken.
+pub type Taken = Pin<Box<dyn Future<Output = Result<Snapshot>> + Send>>;
 
 /// What became of what was to be exported.
 #[derive(Debug, Default)]
@@ -154,9 +157,14 @@ impl Exporter {
         Ok(Some(Self { stop, ended }))
     }
 
-    /// Sends what is left, for at most [`END_MAX`].
-    pub async fn end(self) {
+    /// Begins to send what is left.
+    pub fn stop(&self) {
         self.stop.cancel();
+    }
+
+    /// Waits until that is done, for at most [`END_MAX`].
+    pub async fn end(self) {
+        self.stop();
         if timeout(END_MAX, self.ended).await.is_err() {
             tracing::debug!("the export did not end in time");
         }
@@ -299,26 +307,25 @@ impl Metrics {
                 // Once more at the end.
                 () = self.stop.cancelled() => {}
             }
-            let snapshot = (self.figures)().await;
-            let message = figures::message(&resource, &snapshot).encode_to_vec();
-            let limit = self.config.metrics_timeout.0;
-            let result = match self.sender.send(message.into(), limit, &self.stop).await {
-                Ok(Accepted { rejected: 0, .. }) => {
-                    self.counts.metrics_sent.one();
-                    Ok(())
-                }
-                Ok(Accepted { rejected, message }) => {
-                    self.counts.metrics_failed.one();
-                    Err(format!(
-                        "the collector rejected {rejected} figures: {message}"
-                    ))
-                }
-                Err(error) => {
-                    self.counts.metrics_failed.one();
-                    Err(error)
-                }
-            };
+            let result = self.export(&resource).await;
+            match &result {
+                Ok(()) => self.counts.metrics_sent.one(),
+                Err(_) => self.counts.metrics_failed.one(),
+            }
             self.counts.note("metrics", result);
+        }
+    }
+
+    async fn export(&mut self, resource: &Resource) -> std::result::Result<(), String> {
+        let snapshot = (self.figures)().await.map_err(|error| error.to_string())?;
+        let message = figures::message(resource, &snapshot).encode_to_vec();
+        let limit = self.config.metrics_timeout.0;
+        match self.sender.send(message.into(), limit, &self.stop).await? {
+            Accepted { rejected: 0, .. } => Ok(()),
+            Accepted { rejected, message } => {
+                let text = format!("the collector rejected {rejected} figures: {message}");
+                Err(text)
+            }
         }
     }
 }

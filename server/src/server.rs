@@ -8,6 +8,7 @@
 //! closed. Whatever has not finished within `drain_timeout` is dropped.
 
 mod attached;
+mod exporting;
 
 use std::{future::Future, io, sync::Arc, thread, time::Duration};
 
@@ -25,6 +26,7 @@ use crate::{
     config::{Config, Listen, TierName},
     engine::Engine,
     error::{Error, Kind, Result},
+    export::Exporter,
     frontdoor::{
         grpc::{CACHE_SERVICE, SHARED_PART, Services},
         http,
@@ -33,6 +35,7 @@ use crate::{
     observe::Observer,
     stamp::Stamper,
     tier::local::{LocalTier, Maintenance},
+    trace::Tracer,
 };
 
 /// A bound daemon, not yet serving.
@@ -47,6 +50,7 @@ pub struct Server {
     maintenance: Maintenance,
     stop_maintenance: CancellationToken,
     attached: Option<Attached>,
+    exporter: Option<Exporter>,
 }
 
 /// How a run ended.
@@ -78,7 +82,8 @@ impl Server {
         )
         .await?;
         let stamper = Arc::new(Stamper::new(clock.clone(), Stamper::random_writer()?));
-        let attached = Attached::begin(&config, &clock, &stamper, &local).await?;
+        let (tracer, spans) = Tracer::new(&config.telemetry.otlp);
+        let attached = Attached::begin(&config, &clock, &stamper, &local, &tracer).await?;
         let (shared, attached) = attached.unzip();
         let engine = Engine::new(
             Arc::clone(&config),
@@ -87,7 +92,9 @@ impl Server {
             local.clone(),
             shared,
         );
-        let observer = Arc::new(Observer::new(Arc::new(engine), clock, Arc::default()));
+        let (engine, door) = (Arc::new(engine), Arc::default());
+        let observer = Arc::new(Observer::new(engine, clock, door, tracer));
+        let exporter = exporting::begin(&config, &observer, spans)?;
         let health = HealthReporter::new();
         for part in ["", CACHE_SERVICE] {
             health
@@ -110,6 +117,7 @@ impl Server {
             maintenance,
             stop_maintenance,
             attached,
+            exporter,
         })
     }
 
@@ -182,6 +190,9 @@ impl Server {
         workers.abandon();
         drained.cancel();
         doors.shutdown().await;
+        if let Some(exporter) = &self.exporter {
+            exporter.stop();
+        }
         if let Some(attached) = self.attached {
             attached.end().await;
         }
@@ -190,6 +201,13 @@ impl Server {
         if hurried {
             // The write-ahead log has everything; the next start takes a little longer.
             return Ok(ending);
+        }
+        if let Some(exporter) = self.exporter {
+            // Before the store is closed, which its figures are of.
+            tokio::select! {
+                () = exporter.end() => {}
+                () = &mut hurry => return Ok(Ending::CutOff),
+            }
         }
         tokio::select! {
             closed = self.local.close() => closed?,

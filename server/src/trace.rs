@@ -8,7 +8,7 @@
 //! [`Span`] in memory with the list of its steps; the exporter makes children of the steps. What
 //! finds no room in the queue is dropped and counted: a request never waits for its trace.
 //!
-//! A span never holds a key: [`key_hash`] stands for it.
+//! A span never holds a key: [`crate::key::key_hash`] stands for it.
 
 mod parent;
 mod queue;
@@ -219,15 +219,6 @@ fn new_trace_id(low: u64) -> [u8; 16] {
     high_half.copy_from_slice(&fastrand::u64(1..).to_be_bytes());
     low_half.copy_from_slice(&low.to_be_bytes());
     id
-}
-
-/// What stands for a key in traces: the same for the same key everywhere. Whoever can guess the key
-/// can check the guess.
-pub fn key_hash(key: &str) -> Fact {
-    Fact::Text(format!(
-        "{:016x}",
-        xxhash_rust::xxh3::xxh3_64(key.as_bytes())
-    ))
 }
 
 #[cfg(test)]

@@ -23,7 +23,9 @@ use opentelemetry_proto::tonic::{
     metrics::v1::{AggregationTemporality, metric::Data},
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
-use pannier_proto::v1::{LeaseRequest, StatsRequest, WatchRequest, cache_service_client::CacheServiceClient};
+use pannier_proto::v1::{
+    LeaseRequest, StatsRequest, WatchRequest, cache_service_client::CacheServiceClient,
+};
 use pannier_tests::{
     Builder, Collector, Daemon, EVENTUALLY_MAX, Mode, Path, Proxy, Redis,
     collector::{Answer, attribute},

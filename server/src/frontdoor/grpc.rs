@@ -7,6 +7,7 @@ mod deadline;
 mod decode;
 mod encode;
 mod status;
+mod traced;
 mod watch;
 
 use std::{io, sync::Arc, time::Duration};
