@@ -174,7 +174,7 @@ impl Inner {
             began_at: now(),
             begun: Instant::now(),
             took: Duration::ZERO,
-            facts: Vec::with_capacity(8),
+            facts: Vec::with_capacity(12),
             failure: None,
             steps: Vec::new(),
         }))

@@ -51,6 +51,8 @@ pub enum Answer {
     Refuse,
     /// It takes all but so many spans.
     Partly(i64),
+    /// It takes everything and keeps nothing; over HTTP it does not even look at it.
+    Forget,
 }
 
 /// What it has taken so far.
@@ -207,6 +209,15 @@ impl Inner {
         self.answer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The answer of one that keeps nothing, if it is told to.
+    fn forget(&self) -> Option<Reply> {
+        let answer = self.lock().clone();
+        (answer == Answer::Forget).then(|| {
+            self.received.send_modify(|received| received.messages += 1);
+            reply(&answer)
+        })
+    }
+
     /// Notes a message and says what to answer.
     fn take(&self, headers: Vec<(String, String)>, keep: impl FnOnce(&mut Received)) -> Answer {
         let answer = self.lock().clone();
@@ -274,7 +285,7 @@ fn texts(headers: &HeaderMap) -> Vec<(String, String)> {
 
 fn status(answer: &Answer) -> Option<Status> {
     match answer {
-        Answer::Take | Answer::Partly(_) => None,
+        Answer::Take | Answer::Partly(_) | Answer::Forget => None,
         Answer::Busy(_) => Some(Status::new(Code::Unavailable, "busy")),
         Answer::Refuse => Some(Status::new(Code::InvalidArgument, "not wanted")),
     }
@@ -332,6 +343,9 @@ async fn serve_http(listener: TcpListener, inner: Arc<Inner>) {
 type Reply = (StatusCode, HeaderMap, Vec<u8>);
 
 async fn traces(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) -> Reply {
+    if let Some(reply) = inner.forget() {
+        return reply;
+    }
     let Some(message) = decoded::<ExportTraceServiceRequest>(&headers, &body) else {
         return (StatusCode::BAD_REQUEST, HeaderMap::new(), Vec::new());
     };
@@ -340,6 +354,9 @@ async fn traces(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes
 }
 
 async fn metrics(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes) -> Reply {
+    if let Some(reply) = inner.forget() {
+        return reply;
+    }
     let Some(message) = decoded::<ExportMetricsServiceRequest>(&headers, &body) else {
         return (StatusCode::BAD_REQUEST, HeaderMap::new(), Vec::new());
     };
@@ -370,7 +387,7 @@ fn reply(answer: &Answer) -> Reply {
         "application/x-protobuf".parse().expect("a value"),
     );
     match answer {
-        Answer::Take | Answer::Partly(_) => {
+        Answer::Take | Answer::Partly(_) | Answer::Forget => {
             (StatusCode::OK, headers, taken(answer).encode_to_vec())
         }
         Answer::Busy(seconds) => {
