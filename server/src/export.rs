@@ -5,9 +5,9 @@
 //!                                        ├─ gRPC or HTTP ──▶ collector
 //!   snapshot of the figures ───▶ Sender ─┘
 //! ```
-//! The thread has a runtime of its own and a lower priority, so that a collector that hangs, and the
-//! work of encoding, cost requests nothing, also where there is one worker. Nothing here is waited
-//! for, except at the end of the daemon, and then for at most [`END_MAX`].
+//! The thread has a runtime of its own and a lower priority, so that a collector that hangs, and
+//! the work of encoding, cost requests nothing, also where there is one worker. Nothing here is
+//! waited for, except at the end of the daemon, and then for at most [`END_MAX`].
 
 mod connector;
 mod figures;

@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     key::{NamespaceName, Shown},
     stats::{Counters, Reading},
+    tier::shared::SharedSpace,
 };
 
 /// Namespaces that are counted apart; requests of further ones are counted together.
@@ -24,6 +25,8 @@ pub struct Namespace {
     pub name: NamespaceName,
     /// How it is treated.
     pub policy: Policy,
+    /// Its place in the shared tier, when there is one.
+    pub space: SharedSpace,
     /// Its counters; shared by all namespaces beyond [`COUNTED_APART_MAX`].
     pub counters: Arc<Counters>,
     /// Whether metrics show it by its name.
@@ -35,8 +38,8 @@ pub struct Namespace {
 pub struct Met {
     /// Its name; [`OTHER`] for those that are not counted apart.
     pub name: Arc<str>,
-    /// Whether metrics show it by its name: it is configured, or was among the first to be met. That
-    /// never changes, so that no counter jumps.
+    /// Whether metrics show it by its name: it is configured, or was among the first to be met.
+    /// That never changes, so that no counter jumps.
     pub labelled: bool,
     /// Its counts.
     pub reading: Reading,
@@ -88,6 +91,7 @@ impl Namespaces {
                 "namespace: {shown} is not configured, and server.known_namespaces_only is set"
             ))
         })?;
+        let space = SharedSpace::new(&self.config.shared, &name, &policy);
         let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(namespace) = met.get(name.as_str()) {
             return Ok(Arc::clone(namespace));
@@ -98,6 +102,7 @@ impl Namespaces {
             return Ok(Arc::new(Namespace {
                 name,
                 policy,
+                space,
                 counters,
                 labelled: false,
             }));
@@ -107,6 +112,7 @@ impl Namespaces {
             labelled: self.is_labelled(&met, name.as_str()),
             name,
             policy,
+            space,
             counters: Arc::default(),
         });
         met.insert(key, Arc::clone(&namespace));

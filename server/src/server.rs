@@ -12,21 +12,16 @@ mod exporting;
 
 use std::{future::Future, io, sync::Arc, thread, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use self::attached::Attached;
+use self::{attached::Attached, exporting::Exporting};
 use crate::{
     clock::Clock,
     config::{Config, Listen, TierName},
     engine::Engine,
     error::{Error, Kind, Result},
-    export::Exporter,
     frontdoor::{
         grpc::{CACHE_SERVICE, SHARED_PART, Services},
         http,
@@ -50,7 +45,7 @@ pub struct Server {
     maintenance: Maintenance,
     stop_maintenance: CancellationToken,
     attached: Option<Attached>,
-    exporter: Option<Exporter>,
+    exporting: Exporting,
 }
 
 /// How a run ended.
@@ -94,13 +89,9 @@ impl Server {
         );
         let (engine, door) = (Arc::new(engine), Arc::default());
         let observer = Arc::new(Observer::new(engine, clock, door, tracer));
-        let exporter = exporting::begin(&config, &observer, spans)?;
+        let exporting = Exporting::begin(&config, &observer, spans)?;
         let health = HealthReporter::new();
-        for part in ["", CACHE_SERVICE] {
-            health
-                .set_service_status(part, ServingStatus::Serving)
-                .await;
-        }
+        say(&health, ServingStatus::Serving).await;
         health
             .set_service_status(SHARED_PART, ServingStatus::Unknown)
             .await;
@@ -117,7 +108,7 @@ impl Server {
             maintenance,
             stop_maintenance,
             attached,
-            exporter,
+            exporting,
         })
     }
 
@@ -134,13 +125,11 @@ impl Server {
     ) -> Result<Ending> {
         let (stopping, drained) = (CancellationToken::new(), CancellationToken::new());
         let mut workers = Workers::start(&self.config, &self.services, &stopping)?;
-        let outlets = workers.take_outlets();
-        let max_connections = self.config.server.max_connections;
         let mut doors = JoinSet::new();
         doors.spawn(listen::accept(
             self.grpc,
-            outlets,
-            max_connections,
+            workers.take_outlets(),
+            self.config.server.max_connections,
             Arc::clone(self.observer.door()),
             stopping.clone(),
         ));
@@ -161,38 +150,24 @@ impl Server {
             () = stop => tracing::info!("stopping: finishing what is in flight"),
             () = workers.first_failure() => tracing::error!("a worker stopped by itself"),
         }
-        let deadline = Instant::now() + self.config.server.drain_timeout.0;
-        for part in ["", CACHE_SERVICE] {
-            self.health
-                .set_service_status(part, ServingStatus::NotServing)
-                .await;
-        }
+        say(&self.health, ServingStatus::NotServing).await;
         stopping.cancel();
-        let mut hurried = false;
-        let ending = tokio::select! {
-            () = self.services.quiet() => Ending::Drained,
-            finished = timeout_at(deadline, workers.finished()) => match finished {
-                Ok(()) => Ending::Drained,
-                Err(_) => Ending::CutOff,
+        let (ending, hurried) = tokio::select! {
+            () = self.services.quiet() => (Ending::Drained, false),
+            finished = timeout(self.config.server.drain_timeout.0, workers.finished()) => match finished {
+                Ok(()) => (Ending::Drained, false),
+                Err(_) => (Ending::CutOff, false),
             },
-            () = &mut hurry => {
-                hurried = true;
-                Ending::CutOff
-            }
+            () = &mut hurry => (Ending::CutOff, true),
         };
         if ending == Ending::CutOff {
             let in_flight = self.services.in_flight();
-            tracing::warn!(
-                in_flight,
-                "stopped before everything in flight was finished"
-            );
+            tracing::warn!(in_flight, "stopped before everything in flight was done");
         }
         workers.abandon();
         drained.cancel();
         doors.shutdown().await;
-        if let Some(exporter) = &self.exporter {
-            exporter.stop();
-        }
+        self.exporting.stop();
         if let Some(attached) = self.attached {
             attached.end().await;
         }
@@ -202,18 +177,23 @@ impl Server {
             // The write-ahead log has everything; the next start takes a little longer.
             return Ok(ending);
         }
-        if let Some(exporter) = self.exporter {
-            // Before the store is closed, which its figures are of.
-            tokio::select! {
-                () = exporter.end() => {}
-                () = &mut hurry => return Ok(Ending::CutOff),
-            }
-        }
+        let close = async {
+            // First: its last figures are of the store.
+            self.exporting.end().await;
+            self.local.close().await
+        };
         tokio::select! {
-            closed = self.local.close() => closed?,
+            closed = close => closed?,
             () = &mut hurry => return Ok(Ending::CutOff),
         }
         Ok(ending)
+    }
+}
+
+/// Tells the health service how the daemon is.
+async fn say(health: &HealthReporter, status: ServingStatus) {
+    for part in ["", CACHE_SERVICE] {
+        health.set_service_status(part, status).await;
     }
 }
 

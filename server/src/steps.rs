@@ -117,6 +117,23 @@ impl Ended {
         Self::Failed,
     ];
 
+    /// How a lookup ended, as far as the tier knows.
+    pub fn lookup<T, E>(found: &Result<Option<T>, E>) -> Self {
+        match found {
+            Ok(Some(_)) => Self::Hit,
+            Ok(None) => Self::Miss,
+            Err(_) => Self::Error,
+        }
+    }
+
+    /// How a change ended that is made or not.
+    pub fn change<T, E>(made: &Result<T, E>) -> Self {
+        match made {
+            Ok(_) => Self::Applied,
+            Err(_) => Self::Failed,
+        }
+    }
+
     /// Its name in metrics, traces and JSON.
     pub fn name(self) -> &'static str {
         match self {

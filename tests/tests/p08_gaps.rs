@@ -63,18 +63,23 @@ impl Stage {
 
     /// Puts a value by the one and makes the other hold it at home.
     async fn hold(&self, key: &str, value: &[u8]) {
-        self.other().put(key, value.to_vec()).await;
+        self.put_by_other(key, value).await;
         self.near().has_local(key, value).await;
+    }
+
+    /// Puts a value by the other, in Redis: whoever was cut off as well defers instead, and what is
+    /// put then stays with it.
+    async fn put_by_other(&self, key: &str, value: &[u8]) {
+        eventually("the other daemon reaches Redis", async || {
+            let put = self.other().put(key, value.to_vec()).await;
+            put.shared_outcome() == TierOutcome::Applied
+        })
+        .await;
     }
 
     /// Makes each of the four changes on a key of its own that holds `old`.
     async fn change_all(&self) {
-        // Whoever was cut off as well defers instead, and what is put then stays with it.
-        eventually("the other daemon reaches Redis", async || {
-            let put = self.other().put("put", "new").await;
-            put.shared_outcome() == TierOutcome::Applied
-        })
-        .await;
+        self.put_by_other("put", b"new").await;
         self.other().invalidate("invalidated").await;
         self.redis.command(&["DEL", &shared::key("n", "deleted")]);
         self.redis

@@ -8,8 +8,9 @@
 //! after the invalidation stays; a put of the outage is read back by its own daemon, removes what
 //! is older in Redis, does not overwrite what is newer, and does not bring back what was deleted; a
 //! journal past its limit loses no invalidation; a kill at random points loses nothing
-//! acknowledged. Immutable: the put of the outage is published, the first value of all wins, and a
-//! gap costs no verification.
+//! acknowledged; a put that can be kept nowhere, or cannot be noted, is refused and not served.
+//! Immutable: the put of the outage is published, the first value of all wins, and a gap costs no
+//! verification.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -32,6 +33,10 @@ use tonic::Code;
 const CONFIG: &str = "
 [namespaces.artifacts]
 immutable = true
+[namespaces.remote]
+tiers = [\"shared\"]
+[namespaces.plain]
+raw = true
 ";
 const DEFERRED: (TierOutcome, TierOutcome) = (TierOutcome::Applied, TierOutcome::Deferred);
 
@@ -248,6 +253,50 @@ async fn who_demands_the_shared_tier_is_told_that_it_is_away() {
     };
     let refused = stage.cut().try_get("k", Some(options)).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_no_tier_takes_is_refused_and_removes_what_is_older() {
+    let stage = Stage::start("").await;
+    let (cut, other) = (
+        Caller::new(&stage.cut, "remote"),
+        Caller::new(&stage.other, "remote"),
+    );
+    other.put("k", "old").await;
+    stage.cut_off().await;
+    let refused = cut.try_put(cut.put_request("k", "new")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("no tier took it"), "{refused}");
+    assert_eq!(cut.value("k").await, None);
+    stage.come_back().await;
+    assert!(!stage.is_in_redis("remote", "k"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_cannot_be_noted_is_refused_and_not_served() {
+    let stage = Stage::start("journal_max = 2").await;
+    let cut = Caller::new(&stage.cut, "plain");
+    for key in ["a", "b", "c"] {
+        cut.put(key, "old").await;
+        cut.has_local(key, b"old").await;
+    }
+    stage.cut_off().await;
+    for key in ["a", "b"] {
+        assert_eq!(outcomes(&cut.put(key, "new").await), DEFERRED);
+    }
+    let refused = cut.try_put(cut.put_request("c", "new")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("journal_max"), "{refused}");
+    assert_eq!(
+        cut.value("c").await,
+        None,
+        "neither the new nor the old one"
+    );
+    stage.come_back().await;
+    cut.becomes("c", Some(b"old")).await;
+    for key in ["a", "b"] {
+        cut.becomes(key, None).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

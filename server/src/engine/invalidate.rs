@@ -19,12 +19,9 @@ use crate::{
     tier::{
         Tier,
         local::Selection,
-        shared::{SharedError, SharedName, SharedSpace, Trouble},
+        shared::{SharedError, SharedName, Trouble},
     },
 };
-
-/// Links tried before an invalidation gives up.
-const LINKS_MAX: usize = 3;
 
 /// What a caller wants gone.
 #[derive(Debug, Clone)]
@@ -148,7 +145,12 @@ impl Engine {
         }
         let begun = Instant::now();
         let removed = self.remove_from_local(namespace, gone).await;
-        steps.note(steps::What::Remove, TierName::Local, ended(&removed), begun);
+        steps.note(
+            steps::What::Remove,
+            TierName::Local,
+            Ended::change(&removed),
+            begun,
+        );
         removed.map(|count| (count, Outcome::Applied))
     }
 
@@ -194,8 +196,9 @@ impl Engine {
         steps: &Steps,
     ) -> Result<Reached> {
         let begun = Instant::now();
-        for _ in 0..LINKS_MAX {
-            let Some(link) = shared.coherence.link() else {
+        let mut lost = 0;
+        loop {
+            let Some(link) = shared.link_after(lost) else {
                 match self.remove_later(shared, namespace, gone, steps).await? {
                     Some(count) => {
                         return Ok(Reached {
@@ -213,7 +216,7 @@ impl Engine {
             steps.note(
                 steps::What::Remove,
                 TierName::Shared,
-                ended(&removed),
+                Ended::change(&removed),
                 asked,
             );
             match shared.noted(&link, removed) {
@@ -229,11 +232,8 @@ impl Engine {
                 }
                 Err(error) => tracing::debug!(%error, "an invalidation did not reach Redis"),
             }
+            lost += 1;
         }
-        Err(Error::new(
-            Kind::Unavailable,
-            "the shared tier comes and goes; try again after a pause",
-        ))
     }
 
     async fn remove_on(
@@ -257,8 +257,10 @@ impl Engine {
                 removed
             }
             Gone::Selected(selection) => {
-                let space = SharedSpace::new(&shared.config, &namespace.name, &namespace.policy);
-                let removed = link.tier().remove_selected(&space, selection, None).await?;
+                let removed = link
+                    .tier()
+                    .remove_selected(&namespace.space, selection, None)
+                    .await?;
                 if namespace.policy.immutable {
                     shared.coherence.wished_all_away();
                 }
@@ -331,10 +333,6 @@ impl Engine {
             what,
         }
     }
-}
-
-fn ended<T, E>(removed: &Result<T, E>) -> Ended {
-    removed.as_ref().map_or(Ended::Failed, |_| Ended::Applied)
 }
 
 fn wish_away(shared: &Shared, names: &[SharedName]) {

@@ -7,7 +7,6 @@ use futures_util::future::join_all;
 
 use super::{
     Engine, ReadOptions, Source,
-    read::ended,
     shared::{Looked, Question, Shared, Worth, shared_is_away},
 };
 use crate::{
@@ -257,7 +256,7 @@ impl Engine {
             let asked = Instant::now();
             let there = Box::pin(shared.exists(&link, question, own)).await;
             let steps = question.steps;
-            steps.note(What::Lookup, TierName::Shared, ended(&there), asked);
+            steps.note(What::Lookup, TierName::Shared, Ended::lookup(&there), asked);
             match there {
                 Ok(expires) => {
                     return Ok(Known {

@@ -151,7 +151,7 @@ impl Engine {
         }
         let begun = Instant::now();
         let found = self.local.get(name).await;
-        steps.note(What::Lookup, TierName::Local, ended(&found), begun);
+        steps.note(What::Lookup, TierName::Local, Ended::lookup(&found), begun);
         available(namespace, found)
     }
 
@@ -267,7 +267,7 @@ impl Engine {
             true => {
                 let begun = Instant::now();
                 let head = self.local.head(&name).await;
-                steps.note(What::Lookup, TierName::Local, ended(&head), begun);
+                steps.note(What::Lookup, TierName::Local, Ended::lookup(&head), begun);
                 available(namespace, head)
             }
             false => None,
@@ -361,15 +361,6 @@ impl Share {
             items,
             spent: self.of_one * items,
         });
-    }
-}
-
-/// How a lookup ended, as far as the tier knows.
-pub(super) fn ended<T, E>(found: &Result<Option<T>, E>) -> Ended {
-    match found {
-        Ok(Some(_)) => Ended::Hit,
-        Ok(None) => Ended::Miss,
-        Err(_) => Ended::Error,
     }
 }
 

@@ -11,7 +11,6 @@ use futures_util::future::try_join_all;
 use super::{
     Source,
     flight::{Fetched, Flights},
-    read::ended,
 };
 use crate::{
     clock::Timestamp,
@@ -92,6 +91,9 @@ pub(super) struct Question<'a> {
     pub(super) steps: &'a Steps,
 }
 
+/// Links that one change may lose. A Redis that loses more is not one to be attached to.
+const LINKS_MAX: usize = 3;
+
 impl Shared {
     /// The shared tier as the engine uses it.
     pub fn new(config: SharedConfig, coherence: Arc<Coherence>, journal: Journal) -> Self {
@@ -120,12 +122,18 @@ impl Shared {
     }
 
     pub(super) fn name(&self, namespace: &Namespace, key: &Key) -> SharedName {
-        SharedName::new(
-            &self.config,
-            &namespace.name,
-            &namespace.policy,
-            key.as_str(),
-        )
+        namespace.space.name(key.as_str())
+    }
+
+    /// The link to Redis for a change that has lost so many; `None`: it is to be deferred.
+    pub(super) fn link_after(&self, lost: usize) -> Option<Arc<Link>> {
+        let link = self.coherence.link()?;
+        if lost < LINKS_MAX {
+            return Some(link);
+        }
+        let reason = "the connection to Redis comes and goes";
+        self.coherence.lost(&link, reason);
+        None
     }
 
     /// How the fences stand that this namespace's copies are judged by.
@@ -242,7 +250,12 @@ impl Shared {
         let fetched = self.flights.fly(question.name, accepts, ask).await;
         if !alone {
             let steps = question.steps;
-            steps.note(What::Wait, TierName::Shared, ended(&fetched.found), begun);
+            steps.note(
+                What::Wait,
+                TierName::Shared,
+                Ended::lookup(&fetched.found),
+                begun,
+            );
         }
         fetched
     }
@@ -255,18 +268,13 @@ impl Shared {
         (mark, kept): (Mark, Mark),
         tier: &LocalTier,
     ) -> Result<Option<(Found, Source)>, SharedError> {
-        let name = question.shared_name;
+        let (name, steps) = (question.shared_name, question.steps);
         if let Some(local) = local.filter(|_| !name.is_raw()) {
             let stamp = local.record.head().stamp;
             let begun = Instant::now();
             let checked = link.tier().check(name).await;
-            let ended = match &checked {
-                Ok(Some(there)) if there.stamp == stamp => Ended::Hit,
-                Ok(_) => Ended::Miss,
-                Err(_) => Ended::Error,
-            };
-            let steps = question.steps;
-            steps.note(What::Verify, TierName::Shared, ended, begun);
+            let same = checked.as_ref().map(|it| it.filter(|it| it.stamp == stamp));
+            steps.note(What::Verify, TierName::Shared, Ended::lookup(&same), begun);
             match self.noted(link, checked)? {
                 Some(There {
                     stamp: there,
@@ -295,8 +303,12 @@ impl Shared {
         }
         let begun = Instant::now();
         let fetched = link.tier().get(name).await;
-        let steps = question.steps;
-        steps.note(What::Lookup, TierName::Shared, ended(&fetched), begun);
+        steps.note(
+            What::Lookup,
+            TierName::Shared,
+            Ended::lookup(&fetched),
+            begun,
+        );
         let Some(mut found) = self.noted(link, fetched)? else {
             return Ok(None);
         };
@@ -308,10 +320,7 @@ impl Shared {
             };
             let begun = Instant::now();
             let filled = tier.fill(question.name, &found, holds).await;
-            let ended = match &filled {
-                Ok(()) => Ended::Applied,
-                Err(_) => Ended::Failed,
-            };
+            let ended = Ended::change(&filled);
             steps.note(What::Fill, TierName::Local, ended, begun);
             if let Err(error) = filled {
                 tracing::debug!(%error, "the local tier could not be filled");

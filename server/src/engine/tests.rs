@@ -212,15 +212,9 @@ async fn put(engine: &Engine, model: &mut Model, step: &Step) {
         value: bytes.clone(),
         attributes: Attributes::default(),
     };
-    let result = engine
-        .put(
-            NAMESPACES[namespace],
-            key.clone(),
-            entry,
-            options,
-            &Steps::default(),
-        )
-        .await;
+    let (name, steps) = (NAMESPACES[namespace], Steps::default());
+    let put = engine.put(name, key.clone(), entry, options, &steps);
+    let result = put.await;
     let expected = match (condition, &known) {
         (Condition::Version(_), _) if immutable => Err(Kind::Invalid),
         (Condition::Always, Some(known)) if immutable && known.value != bytes => Err(Kind::Exists),

@@ -80,6 +80,12 @@ pub(super) struct Done {
 }
 
 impl Put<'_> {
+    /// Notes that what was just written to a tier was not this put.
+    pub(super) fn not_for(&self, tier: TierName) -> Outcome {
+        self.steps.turns_out(What::Store, tier, Ended::Skipped);
+        Outcome::Skipped
+    }
+
     /// Notes what became of it in a tier.
     pub(super) fn note<E>(&self, tier: TierName, stored: &Result<Stored, E>, begun: Instant) {
         let ended = match stored {

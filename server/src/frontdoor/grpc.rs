@@ -1,6 +1,7 @@
 //! gRPC: the services of `pannier.v1`, health and reflection.
 
 mod admin;
+mod batch;
 mod cache;
 mod call;
 mod deadline;

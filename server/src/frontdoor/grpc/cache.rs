@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Instant};
 
 use pannier_proto::v1::{
-    self, ExistsRequest, ExistsResponse, GetManyItem, GetManyRequest, GetManyResponse, GetRequest,
-    GetResponse, InvalidateRequest, InvalidateResponse, PutManyItem, PutManyRequest,
-    PutManyResponse, PutManyResult, PutRequest, PutResponse, ReadRequest, ReadResponse,
-    WatchRequest, WatchResponse, WriteRequest, WriteResponse, cache_service_server::CacheService,
+    ExistsRequest, ExistsResponse, GetManyRequest, GetManyResponse, GetRequest, GetResponse,
+    InvalidateRequest, InvalidateResponse, PutManyItem, PutManyRequest, PutManyResponse,
+    PutManyResult, PutRequest, PutResponse, ReadRequest, ReadResponse, WatchRequest, WatchResponse,
+    WriteRequest, WriteResponse, cache_service_server::CacheService,
 };
 use prost::Message;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     Requests,
+    batch::{self, BATCH_BYTES_MAX},
     call::Call,
     deadline, decode, encode,
     status::status,
@@ -21,15 +22,13 @@ use super::{
     watch::{self, Replies},
 };
 use crate::{
-    engine::{Answer, Engine, Provenance, PutOptions, Source, Standing},
+    engine::{Engine, Provenance, PutOptions},
     error::{Error, Kind, Result},
     key::key_hash,
     observe::{Method, Observer},
     steps::Steps,
 };
 
-/// Bytes of entries in one reply of GetMany; what is beyond is to be asked for again.
-const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Items of a batch of writes after which other requests have their turn.
 const BATCH_TURN: usize = 64;
 
@@ -162,14 +161,14 @@ impl Cache {
             .into_iter()
             .map(|answer| {
                 let of_item = answer.as_ref().map(|answer| answer.provenance).ok();
-                let item = item(answer);
+                let item = batch::item(answer);
                 match room.checked_sub(item.encoded_len()) {
                     Some(left) => {
                         room = left;
-                        whole = together(whole, of_item.unwrap_or_default());
+                        whole = batch::together(whole, of_item.unwrap_or_default());
                         item
                     }
-                    None => no_room(),
+                    None => batch::no_room(),
                 }
             })
             .collect();
@@ -205,7 +204,7 @@ impl Cache {
             call.steps.add_all(&steps);
             results.push(match written {
                 Ok((result, provenance)) => {
-                    whole = together(whole, provenance);
+                    whole = batch::together(whole, provenance);
                     result
                 }
                 Err(error) => PutManyResult {
@@ -266,64 +265,6 @@ impl Cache {
             fault: None,
         };
         Ok((result, written.provenance))
-    }
-}
-
-fn item(answer: Result<Answer>) -> GetManyItem {
-    match answer {
-        Ok(Answer { hit, provenance }) => GetManyItem {
-            entry: hit.map(encode::entry),
-            fault: None,
-            tier: encode::tier(provenance.source).into(),
-            stale: provenance.stale,
-        },
-        Err(error) => faulty(&error),
-    }
-}
-
-/// The provenance of a batch: the furthest tier of any item, stale if any is, the worst standing,
-/// the longest wait for Redis.
-fn together(one: Provenance, other: Provenance) -> Provenance {
-    let further = |source| match source {
-        Source::None => 0,
-        Source::Local => 1,
-        Source::Shared => 2,
-    };
-    let worse = |standing| match standing {
-        Standing::Disabled => 0,
-        Standing::Attached => 1,
-        Standing::Detached => 2,
-    };
-    let source = match further(one.source) < further(other.source) {
-        true => other.source,
-        false => one.source,
-    };
-    let standing = match worse(one.standing) < worse(other.standing) {
-        true => other.standing,
-        false => one.standing,
-    };
-    Provenance {
-        source,
-        standing,
-        stale: one.stale || other.stale,
-        shared_lookup: one.shared_lookup.max(other.shared_lookup),
-        shared_store: one.shared_store.max(other.shared_store),
-        ..Provenance::default()
-    }
-}
-
-fn no_room() -> GetManyItem {
-    let text = format!("reply: {BATCH_BYTES_MAX} bytes are full; ask for this key again");
-    faulty(&Error::new(Kind::Overloaded, text))
-}
-
-fn faulty(error: &Error) -> GetManyItem {
-    let tier = v1::Tier::None.into();
-    GetManyItem {
-        entry: None,
-        fault: Some(encode::fault(error)),
-        tier,
-        stale: false,
     }
 }
 
