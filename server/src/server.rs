@@ -125,7 +125,7 @@ impl Server {
     ) -> Result<Ending> {
         let (stopping, drained) = (CancellationToken::new(), CancellationToken::new());
         let mut workers = Workers::start(&self.config, &self.services, &stopping)?;
-        let mut doors = JoinSet::new();
+        let (drain, mut doors) = (self.config.server.drain_timeout.0, JoinSet::new());
         doors.spawn(listen::accept(
             self.grpc,
             workers.take_outlets(),
@@ -154,7 +154,7 @@ impl Server {
         stopping.cancel();
         let (ending, hurried) = tokio::select! {
             () = self.services.quiet() => (Ending::Drained, false),
-            finished = timeout(self.config.server.drain_timeout.0, workers.finished()) => match finished {
+            finished = timeout(drain, workers.finished()) => match finished {
                 Ok(()) => (Ending::Drained, false),
                 Err(_) => (Ending::CutOff, false),
             },

@@ -3,6 +3,8 @@
 //! It has a thread of its own, so that it answers while a test is blocked, or does not, when it is
 //! told so. What the network does to it is a [`crate::Proxy`]'s business.
 
+mod tls;
+
 use std::{
     io::Read,
     net::SocketAddr,
@@ -37,7 +39,9 @@ use tonic::{
     Code, Request, Response, Status, codec::CompressionEncoding, transport::server::TcpIncoming,
 };
 
-use crate::EVENTUALLY_MAX;
+use tokio_rustls::TlsAcceptor;
+
+use crate::{Certificates, EVENTUALLY_MAX};
 
 /// What it answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -77,6 +81,7 @@ pub struct Received {
 pub struct Collector {
     grpc: SocketAddr,
     http: SocketAddr,
+    tls: SocketAddr,
     inner: Arc<Inner>,
     /// `None` only while it is dropped.
     stop: Option<oneshot::Sender<()>>,
@@ -95,6 +100,18 @@ impl Collector {
     /// # Panics
     /// When it cannot listen.
     pub fn start() -> Self {
+        Self::start_behind(None)
+    }
+
+    /// Starts one that listens with TLS as well, and demands a client's certificate there.
+    ///
+    /// # Panics
+    /// When it cannot listen, or the certificates are no good.
+    pub fn start_with_tls(certificates: &Certificates) -> Self {
+        Self::start_behind(Some(tls::acceptor(certificates)))
+    }
+
+    fn start_behind(acceptor: Option<TlsAcceptor>) -> Self {
         let inner = Arc::new(Inner {
             received: watch::Sender::default(),
             answer: Mutex::default(),
@@ -110,19 +127,32 @@ impl Collector {
             runtime.block_on(async {
                 let grpc = TcpListener::bind("127.0.0.1:0").await.expect("a port");
                 let http = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-                let addresses = [&grpc, &http].map(|it| it.local_addr().expect("is bound"));
+                let secure = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+                let addresses =
+                    [&grpc, &http, &secure].map(|it| it.local_addr().expect("is bound"));
                 tell.send(addresses).expect("is waited for");
+                let front = async {
+                    match acceptor {
+                        Some(acceptor) => {
+                            let to = (addresses[0], addresses[1]);
+                            tls::serve(secure, acceptor, to).await;
+                        }
+                        None => std::future::pending().await,
+                    }
+                };
                 tokio::select! {
                     () = serve_grpc(grpc, Arc::clone(&served)) => {}
                     () = serve_http(http, served) => {}
+                    () = front => {}
                     _ = stopped => {}
                 }
             });
         });
-        let [grpc, http] = told.recv().expect("the collector listens");
+        let [grpc, http, tls] = told.recv().expect("the collector listens");
         Self {
             grpc,
             http,
+            tls,
             inner,
             stop: Some(stop),
             thread: Some(thread),
@@ -137,6 +167,11 @@ impl Collector {
     /// Where it takes OTLP over HTTP.
     pub fn http(&self) -> SocketAddr {
         self.http
+    }
+
+    /// Where it takes both over TLS, if it was started so.
+    pub fn tls(&self) -> SocketAddr {
+        self.tls
     }
 
     /// Answers so from now on.
