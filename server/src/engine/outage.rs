@@ -29,6 +29,7 @@ use crate::{
         local::{LocalTier, Selection},
         shared::{SharedError, SharedName, SharedSpace, SharedTier, Trouble},
     },
+    trace::{self, Fact, Tracer},
 };
 
 use super::wish::{What, Wish};
@@ -47,6 +48,7 @@ pub struct Outage {
     coherence: Arc<Coherence>,
     journal: Journal,
     local: LocalTier,
+    tracer: Tracer,
     wishes: mpsc::Sender<Wish>,
     /// A wish for an immutable namespace found no room: all local entries are to go.
     overflowed: Arc<AtomicBool>,
@@ -62,6 +64,7 @@ impl Outage {
         coherence: Arc<Coherence>,
         journal: Journal,
         local: LocalTier,
+        tracer: Tracer,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (wishes, mut queue) = mpsc::channel(WISHES_MAX);
         let overflowed = Arc::<AtomicBool>::default();
@@ -89,6 +92,7 @@ impl Outage {
             coherence,
             journal,
             local,
+            tracer,
             wishes,
             overflowed,
         };
@@ -239,6 +243,43 @@ impl Outage {
         }
         Ok(())
     }
+
+    async fn replay_untraced(&self, tier: &SharedTier, wholly: bool) -> Result<(), SharedError> {
+        self.settle_loss(tier).await?;
+        let begun = self.journal.depth();
+        let mut carried_out = 0;
+        while wholly || carried_out <= begun {
+            let items = match self.journal.next(REPLAY_BATCH).await {
+                Ok(items) if items.is_empty() => break,
+                Ok(items) => items,
+                Err(error) => {
+                    let text = format!("the journal cannot be read: {error}");
+                    return Err(SharedError::new(Trouble::Unexpected, text));
+                }
+            };
+            carried_out += items.len();
+            // What was published after a removal must not come before it.
+            let (publications, removals): (Vec<_>, Vec<_>) = items
+                .iter()
+                .map(|(_, item)| item)
+                .partition(|item| matches!(item, Deferred::Publish { .. }));
+            for each in [removals, publications] {
+                try_join_all(each.into_iter().map(|item| self.carry_out(tier, item))).await?;
+            }
+            let done: Vec<_> = items.iter().map(|(number, _)| *number).collect();
+            if let Err(error) = self.journal.done(&done).await {
+                let text = format!("the journal cannot be written: {error}");
+                return Err(SharedError::new(Trouble::Unexpected, text));
+            }
+        }
+        if begun > 0 {
+            tracing::info!(
+                changes = begun,
+                "what waited for Redis has been carried out"
+            );
+        }
+        Ok(())
+    }
 }
 
 fn is_all(selection: &Selection) -> bool {
@@ -286,40 +327,17 @@ impl Remover {
 
 impl Replay for Outage {
     async fn replay(&self, tier: &SharedTier, wholly: bool) -> Result<(), SharedError> {
-        self.settle_loss(tier).await?;
-        let begun = self.journal.depth();
-        let mut carried_out = 0;
-        while wholly || carried_out <= begun {
-            let items = match self.journal.next(REPLAY_BATCH).await {
-                Ok(items) if items.is_empty() => break,
-                Ok(items) => items,
-                Err(error) => {
-                    let text = format!("the journal cannot be read: {error}");
-                    return Err(SharedError::new(Trouble::Unexpected, text));
-                }
-            };
-            carried_out += items.len();
-            // What was published after a removal must not come before it.
-            let (publications, removals): (Vec<_>, Vec<_>) = items
-                .iter()
-                .map(|(_, item)| item)
-                .partition(|item| matches!(item, Deferred::Publish { .. }));
-            for each in [removals, publications] {
-                try_join_all(each.into_iter().map(|item| self.carry_out(tier, item))).await?;
-            }
-            let done: Vec<_> = items.iter().map(|(number, _)| *number).collect();
-            if let Err(error) = self.journal.done(&done).await {
-                let text = format!("the journal cannot be written: {error}");
-                return Err(SharedError::new(Trouble::Unexpected, text));
-            }
+        let waiting = self.journal.depth() as u64;
+        let span = (waiting > 0).then(|| self.tracer.begin_own(trace::REPLAY));
+        let replayed = self.replay_untraced(tier, wholly).await;
+        if let Some(mut span) = span.flatten() {
+            let left = self.journal.depth() as u64;
+            let items = Fact::Number(waiting.saturating_sub(left));
+            span.facts.push(("cache.items", items));
+            span.failure = replayed.as_ref().err().map(|_| "redis");
+            self.tracer.end(span);
         }
-        if begun > 0 {
-            tracing::info!(
-                changes = begun,
-                "what waited for Redis has been carried out"
-            );
-        }
-        Ok(())
+        replayed
     }
 
     fn heard(&self, message: &[u8]) {
