@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod namespace;
 pub mod observe;
 pub mod record;
+mod resp;
 mod rocks;
 pub mod server;
 pub mod stamp;
