@@ -1,11 +1,11 @@
 //! P17: metrics on `/metrics`, for Prometheus.
 //!
 //! Proven: every metric is there with a real Redis and in docs/metrics.md, and moves when what it
-//! counts happens: local hits, shared hits, misses, puts, deferred puts, answers marked stale, removals,
-//! verifications, refusals, errors, batches, pushes, flushes, attachments, the outbox, refused
-//! connections and requests. `promtool` finds nothing to say. OpenMetrics is given to those who ask
-//! for it. 10,000 namespaces leave it bounded, and the counts of all of them are in it. A reset of
-//! the statistics does not make it go back.
+//! counts happens: local hits, shared hits, misses, puts, deferred puts, answers marked stale,
+//! removals, verifications, refusals, errors, batches, pushes, flushes, attachments, the outbox,
+//! refused connections and requests. `promtool` finds nothing to say. OpenMetrics is given to those
+//! who ask for it. 10,000 namespaces leave it bounded, and the counts of all of them are in it. A
+//! reset of the statistics does not make it go back.
 //! Not proven here: what damage to the local tier adds (p03, p12 look at Stats), dropped watchers
 //! (watch), exports by OTLP.
 #![allow(
