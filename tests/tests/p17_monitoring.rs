@@ -20,6 +20,7 @@ use std::{
 use pannier_tests::{Caller, Collector, Redis, eventually, metrics::Metrics, shared};
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::task::JoinSet;
 
 /// What Prometheus itself knows of whatever it scrapes.
 const OF_PROMETHEUS: [&str; 3] = ["up", "job", "instance"];
@@ -154,15 +155,28 @@ async fn what_dashboard_and_alerts_name_is_what_a_daemon_has() {
         )
         .start();
     shared::attached(&daemon).await;
-    let caller = Caller::new(&daemon, "n");
-    caller.put("k", "v").await;
-    caller.get("k").await;
-    eventually("Redis has been asked for its memory", async || {
+    let other = shared::start(&redis.url(), "").await;
+    let (here, there) = (Caller::new(&daemon, "n"), Caller::new(&other, "n"));
+    here.put("k", "v").await;
+    here.invalidate("k").await;
+    // Some are there only once there is something to tell: Redis's memory is asked for now and
+    // then, and to wait for another's question takes two who ask.
+    let rare = [
+        "cache_shared_redis_memory_usage_bytes",
+        "cache_hit_ratio",
+        "cache_verify_seconds_count",
+        "cache_wait_seconds_count",
+    ];
+    eventually("every metric is there", async || {
+        there.put("wait", "v").await;
+        let mut readers = JoinSet::new();
+        for _ in 0..16 {
+            let here = here.clone();
+            readers.spawn(async move { here.get("wait").await });
+        }
+        readers.join_all().await;
         let metrics = Metrics::of(&daemon).await;
-        metrics
-            .get("cache_shared_redis_memory_usage_bytes", &[])
-            .is_some()
-            && metrics.get("cache_hit_ratio", &[]).is_some()
+        rare.iter().all(|it| metrics.get(it, &[]).is_some())
     })
     .await;
     let metrics = Metrics::of(&daemon).await;
