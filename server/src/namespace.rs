@@ -13,7 +13,8 @@ use crate::{
     tier::shared::SharedSpace,
 };
 
-/// Namespaces that are counted apart; requests of further ones are counted together.
+/// Namespaces that are counted apart, besides those that are configured; requests of further ones
+/// are counted together.
 pub const COUNTED_APART_MAX: usize = 1000;
 /// The name under which the others are counted.
 pub const OTHER: &str = "other";
@@ -96,8 +97,9 @@ impl Namespaces {
         if let Some(namespace) = met.get(name.as_str()) {
             return Ok(Arc::clone(namespace));
         }
-        // Its figures could not be told from those of the others.
-        if met.len() >= COUNTED_APART_MAX || name.as_str() == OTHER {
+        let room = met.len() < COUNTED_APART_MAX || self.is_configured(name.as_str());
+        // The figures of one with this name could not be told from those of the others.
+        if !room || name.as_str() == OTHER {
             let counters = Arc::clone(&self.other);
             return Ok(Arc::new(Namespace {
                 name,
@@ -121,13 +123,16 @@ impl Namespaces {
 
     /// Those that are configured are, and of the rest the first ones.
     fn is_labelled(&self, met: &HashMap<Arc<str>, Arc<Namespace>>, name: &str) -> bool {
-        let configured = &self.config.namespaces;
-        let is_configured = |name: &str| configured.contains_key(name);
+        let configured = self.config.namespaces.len();
         let unknown = met
             .values()
-            .filter(|it| it.labelled && !is_configured(it.name.as_str()));
+            .filter(|it| it.labelled && !self.is_configured(it.name.as_str()));
         let room = self.config.telemetry.namespaces_max;
-        is_configured(name) || unknown.count() < room.saturating_sub(configured.len())
+        self.is_configured(name) || unknown.count() < room.saturating_sub(configured)
+    }
+
+    fn is_configured(&self, name: &str) -> bool {
+        self.config.namespaces.contains_key(name)
     }
 
     /// What was counted for each, by name; [`OTHER`] last when there is one.

@@ -10,6 +10,7 @@
 //! - [`history`] records what callers saw and checks it against the promises of coherence.
 //! - [`wire`] speaks to a port below the level of any client, [`request`] builds messages.
 //! - [`sandbox`] gives a daemon a disk of its own that a test can fill or make read-only.
+//! - [`metrics`] takes apart what `/metrics` says.
 //! - [`load`] makes values and requests that take long.
 //! - [`eventually`] waits for a state that announces itself by no event.
 //!
@@ -27,6 +28,7 @@ mod daemon;
 mod eventually;
 pub mod history;
 pub mod load;
+pub mod metrics;
 mod ports;
 mod process;
 mod proxy;
@@ -37,7 +39,7 @@ pub mod shared;
 pub mod wire;
 
 pub use caller::Caller;
-pub use cli::{pannier, pannier_with_stdin, stderr, stdout};
+pub use cli::{pannier, pannier_lines, pannier_with_stdin, stderr, stdout};
 pub use daemon::{Builder, Daemon};
 pub use eventually::{EVENTUALLY_MAX, eventually};
 pub use process::Ended;

@@ -7,6 +7,7 @@ mod call;
 mod deadline;
 mod decode;
 mod encode;
+mod health;
 mod status;
 mod watch;
 
@@ -99,7 +100,9 @@ impl Services {
             .http2_keepalive_timeout(Some(KEEPALIVE_PATIENCE))
             .add_service(cache)
             .add_service(AdminServiceServer::new(Admin::new(self.observer)))
-            .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+            .add_service(tonic_health::pb::health_server::HealthServer::new(
+                health::Parts(health),
+            ))
             .add_service(
                 reflection()
                     .build_v1()
