@@ -1,11 +1,11 @@
 //! P18: what is asked over HTTP beside gRPC.
 //!
-//! Proven: `/cache/health` and `/cache/metrics` say exactly what programs of the time before Pannier
-//! read, without Redis, with it, and after it has gone. `/status.json` has what a person asks for:
-//! rates, percentiles, the tiers against their budgets, each change of Redis's state with its
-//! reason, the slowest requests with what they did; and no secret. HEAD is answered like GET without
-//! a body, other methods with 405, unknown paths with 404. One who sends nothing, and too many, are
-//! got rid of. `/healthz` and `/readyz` do not depend on Redis (p11, p24 have more).
+//! Proven: `/cache/health` and `/cache/metrics` say exactly what programs of the time before
+//! Pannier read, without Redis, with it, and after it has gone. `/status.json` has what a person
+//! asks for: rates, percentiles, the tiers against their budgets, each change of Redis's state with
+//! its reason, the slowest requests with what they did; and no secret. HEAD is answered like GET
+//! without a body, other methods with 405, unknown paths with 404. One who sends nothing, and too
+//! many, are got rid of. `/healthz` and `/readyz` do not depend on Redis (p11, p24 have more).
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
