@@ -27,13 +27,16 @@
 //! - X was DEFERRED and latest(V) + [`Bounds::stamps`] <= begin(X): when it is replayed, X removes
 //!   what has an older stamp, and clocks of daemons agree only so far.
 //!
+//! A Get decides at its begin at the earliest; begun while its daemon stood still, when that ended
+//! at the earliest.
+//!
 //! Two puts that overlap may come in either order. `FLUSHALL`, and a Redis that comes back without
 //! its data, are removals of every key. A Redis that comes back with its data changes nothing.
 //!
 //! # The rules
 //!
-//! - **Old** (P6, P7, P8, P9, P10): a Get not marked stale, begun later than the lease after X was
-//!   effective, does not return a V that is certainly before X. If X removed, V was resurrected.
+//! - **Old** (P6, P7, P8, P9, P10): a Get not marked stale that decides later than the lease after X
+//!   was effective does not return a V that is certainly before X. If X removed, V was resurrected.
 //! - **Own** (P5): a Get on the daemon that made X, begun after X ended, fresh or stale, does not
 //!   return a V that is certainly before X. That X is DEFERRED is enough here.
 //! - **Unbacked** (P9): a Get not marked stale does not return a value that cannot have reached
@@ -147,6 +150,8 @@ pub enum FaultKind {
     TrackingSwallowed,
     /// Nothing passed, but what was sent may arrive when the fault is over.
     Stopped,
+    /// The process of the daemon stood still: it read, decided and answered nothing.
+    Frozen,
     /// Anything else, for the reader of a report.
     Other,
 }

@@ -14,8 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::Signal;
@@ -393,12 +392,7 @@ impl Redis {
 
     /// Stops it where it stands until [`Redis::thaw`]; it stands when this returns.
     pub fn freeze(&self) {
-        self.process.signal(Signal::STOP);
-        let begun = Instant::now();
-        while self.state() != Some('T') {
-            assert!(begun.elapsed() < PATIENCE, "redis-server does not stand");
-            thread::yield_now();
-        }
+        self.process.freeze();
     }
 
     /// Lets it go on.
@@ -446,13 +440,6 @@ impl Redis {
             (serves || output.has_ended()).then_some(serves)
         });
         seen == Some(true)
-    }
-
-    /// The letter of proc_pid_stat(5), field 3.
-    fn state(&self) -> Option<char> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
-        let (_, rest) = stat.rsplit_once(')')?;
-        rest.trim_start().chars().next()
     }
 }
 

@@ -133,6 +133,20 @@ async fn an_own_write_that_others_invalidated_is_not_served_in_an_outage() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_put_of_an_outage_that_others_replaced_is_not_served_in_the_next() {
+    let stage = Stage::start("").await;
+    stage.cut_off().await;
+    stage.near("n").put("k", "own").await;
+    stage.come_back().await;
+    stage.hold("marker", "m", "1").await;
+    stage.other("n").put("k", "newer").await;
+    stage.other("marker").put("m", "2").await;
+    stage.near("marker").becomes("m", Some(b"2")).await;
+    stage.cut_off().await;
+    assert_eq!(stage.near("n").value("k").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_was_heard_is_not_forgotten_by_a_restart_in_an_outage() {
     let mut stage = Stage::start("").await;
     stage.hold("short", "k", "old").await;

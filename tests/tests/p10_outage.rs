@@ -7,9 +7,9 @@
 //! at the first moment it says ATTACHED, Redis has none of the old entries; what the other put
 //! after the invalidation stays; a put of the outage is read back by its own daemon, removes what
 //! is older in Redis, does not overwrite what is newer, and does not bring back what was deleted; a
-//! journal past its limit loses no invalidation; a kill at random points loses nothing
-//! acknowledged. Immutable: the put of the outage is published, the first value of all wins, and a
-//! gap costs no verification.
+//! journal past its limit loses no invalidation, nor does a daemon that comes back while it is
+//! deferring; a kill at random points loses nothing acknowledged. Immutable: the put of the outage
+//! is published, the first value of all wins, and a gap costs no verification.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -18,15 +18,19 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use bytes::Bytes;
 use pannier_proto::v1::{
     PutRequest, Tier, TierOutcome, WriteMode, WriteOptions, invalidate_request::Target,
 };
 use pannier_tests::{
-    Caller, Daemon, Mode, Proxy, Redis,
+    Caller, Daemon, Mode, Path, Proxy, Redis,
     caller::{is_stale, outcomes, tier, value},
-    eventually, request, shared,
+    eventually,
+    load::Count,
+    request, shared,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tokio::task::JoinSet;
 use tonic::Code;
 
 const CONFIG: &str = "
@@ -275,6 +279,63 @@ async fn a_full_journal_forgets_nothing() {
     neighbour.becomes("a", Some(b"v")).await;
 }
 
+/// Invalidates its keys until one reaches Redis at once; returns those that were deferred.
+async fn invalidate_until_it_is_back(
+    caller: Caller,
+    keys: Vec<String>,
+    deferred: Count,
+) -> Vec<String> {
+    let mut done = Vec::new();
+    for key in keys {
+        let gone = caller.invalidate(&key).await;
+        if gone.shared_outcome() != TierOutcome::Deferred {
+            return done;
+        }
+        deferred.one();
+        done.push(key);
+    }
+    panic!("the daemon has not come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deferred_while_the_daemon_comes_back_is_applied() {
+    const WRITERS: u64 = 16;
+    let stage = Stage::start("command_timeout = \"10s\"").await;
+    for round in 0..3 {
+        let keys = |writer| (0..200).map(move |index| format!("k-{round}-{writer}-{index}"));
+        for writer in 0..WRITERS {
+            let items = keys(writer).map(|key| (key, Bytes::from("old")));
+            let put = request::put_many("n", items);
+            stage.other().stub().put_many(put).await.unwrap();
+        }
+        stage.cut_off().await;
+        // It comes back as far as its first command.
+        stage.proxy.set_for(Path::Data, Mode::HoldReplies);
+        stage.proxy.set_for(Path::Tracking, Mode::Pass);
+        stage.proxy.holds(Path::Data).await;
+        let (deferred, mut writers) = (Count::default(), JoinSet::new());
+        for writer in 0..WRITERS {
+            let keys = keys(writer).collect();
+            writers.spawn(invalidate_until_it_is_back(
+                stage.cut(),
+                keys,
+                deferred.clone(),
+            ));
+        }
+        eventually("they are at it", async || deferred.get() >= WRITERS).await;
+        // All of them are deferring something at the moment in which it attaches.
+        stage.proxy.set(Mode::Pass);
+        let done = writers.join_all().await.concat();
+        shared::attached(&stage.cut).await;
+        for key in done {
+            assert!(
+                !stage.is_in_redis("n", &key),
+                "round {round}: {key} was deferred and never applied"
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_at_random_points_of_an_outage_lose_nothing_acknowledged() {
     let mut random = StdRng::seed_from_u64(10);
@@ -288,7 +349,7 @@ async fn kills_at_random_points_of_an_outage_lose_nothing_acknowledged() {
     for _ in 0..5 {
         let (mut stub, keys) = (stage.cut.stub(), keys.clone());
         let first = random.random_range(0..keys.len());
-        let mut running = tokio::task::JoinSet::new();
+        let mut running = JoinSet::new();
         running.spawn(async move {
             let mut done = Vec::new();
             for key in keys.iter().cycle().skip(first).take(30) {

@@ -6,7 +6,10 @@
 //! serves old values of that key until its lease is over, which is measured, and has to be seen.
 //! Meanwhile faults come at random: connections are cut, silenced, slowed, spoilt, one path or
 //! both; trackers and clients are killed; Redis is stopped, flushed, killed and started again with
-//! its data or without; daemons are killed and started again, also while they are cut off.
+//! its data or without; daemons are killed and started again, also while they are cut off. Pushes
+//! are late while a crowd changes one key and reads it at once, so that only the acknowledgement
+//! tells the daemon; and daemons stand still for longer than the lease and go on with questions
+//! waiting, so that only the clock does.
 //! Everything that was seen is recorded and checked offline by the rules of
 //! `pannier_tests::history`, which raise no false alarm.
 //!
@@ -56,6 +59,8 @@ const BUSY: usize = 6;
 /// And for each daemon one that it only reads, and the others seldom change: only its copy lives
 /// long enough to be served old when the pushes fall silent.
 const KEYS: usize = BUSY + DAEMONS;
+/// Callers who read one key of one daemon without a pause while it is changed there.
+const CROWD: usize = 7;
 const SEEDS: [u64; 2] = [1, 2];
 const SECONDS: u64 = 24;
 const SEGMENT_MAX: Duration = Duration::from_secs(60);
@@ -220,6 +225,18 @@ impl Caller {
         }
     }
 
+    /// Reads a key again and again, and, if it is to, changes it before each read.
+    async fn crowd(mut self, key: usize, changes: bool, until: Duration) {
+        while self.stage.now() < until {
+            match changes.then(|| self.random.random_bool(0.3)) {
+                Some(true) => self.invalidate(Some(key), Self::one(key)).await,
+                Some(false) => self.put(key).await,
+                None => {}
+            }
+            self.get(key).await;
+        }
+    }
+
     fn one(key: usize) -> Target {
         Target::Keys(pannier_proto::v1::KeyList {
             keys: vec![key_name(key)],
@@ -288,7 +305,8 @@ impl Caller {
 
     async fn put(&mut self, key: usize) {
         let number = self.stage.next_value.fetch_add(1, Ordering::Relaxed);
-        let padding = match self.random.random_range(0..10) {
+        // Written on a blocking thread, and on the request's.
+        let padding = match self.random.random_range(0..5) {
             0 => self.random.random_range(16_000..60_000),
             _ => self.random.random_range(0..500),
         };
@@ -396,12 +414,14 @@ struct Injector {
 
 impl Injector {
     fn run(mut self, length: Duration) -> Self {
-        // Once in each run at least: it alone shows how long old values are served as fresh.
+        // Once in each run at least: each alone shows one part of what keeps answers right.
         self.pause(300, 600);
         self.silence_pushes();
+        self.late_pushes();
+        self.freeze();
         while self.stage.now() < length {
             self.pause(100, 1200);
-            match self.random.random_range(0..17) {
+            match self.random.random_range(0..21) {
                 0..4 => self.cut_off(),
                 4..6 => self.one_path(),
                 6 => self.slow(),
@@ -414,6 +434,8 @@ impl Injector {
                 13 => self.crash(),
                 14 => self.crash_while_cut_off(),
                 15 => self.silence_pushes(),
+                16..18 => self.late_pushes(),
+                18..20 => self.freeze(),
                 _ => self.cut_off_two(),
             }
         }
@@ -491,6 +513,70 @@ impl Injector {
         self.stage
             .record_fault(Some(daemon), kind, from, "pushes swallowed");
         self.proxies[daemon].set(Mode::Pass);
+    }
+
+    /// Somebody who calls this daemon.
+    fn caller(&mut self, daemon: usize) -> Caller {
+        Caller {
+            stage: Arc::clone(&self.stage),
+            daemon,
+            random: StdRng::seed_from_u64(self.random.random()),
+        }
+    }
+
+    /// Until the push comes, a daemon knows of its own change from the acknowledgement alone.
+    fn late_pushes(&mut self) {
+        let (daemon, key) = (self.any_daemon(), self.random.random_range(0..BUSY));
+        let span = Duration::from_millis(self.random.random_range(50..200));
+        self.proxies[daemon].set_for(Path::Tracking, Mode::Delay(span));
+        let from = self.stage.now();
+        let until = from + Duration::from_millis(self.random.random_range(1200..2000));
+        let mut crowd = JoinSet::new();
+        for place in 0..=CROWD {
+            let caller = self.caller(daemon).crowd(key, place == 0, until);
+            crowd.spawn_on(caller, &self.runtime);
+        }
+        self.runtime.block_on(crowd.join_all());
+        self.stage
+            .record_fault(Some(daemon), FaultKind::Other, from, "pushes are late");
+        self.proxies[daemon].set(Mode::Pass);
+    }
+
+    /// When a daemon goes on that stood still, what it has been asked lies in its sockets: it must
+    /// not answer from what it knew before, though nobody has told it anything else yet.
+    fn freeze(&mut self) {
+        let daemon = self.any_daemon();
+        let asked = self.ask_for_all(daemon, 1);
+        self.runtime.block_on(asked.join_all());
+        let silent = self.random.random_bool(0.5);
+        if silent {
+            self.proxies[daemon].set_for(Path::Tracking, Mode::Silence);
+        }
+        let silent_from = self.stage.now();
+        self.daemons[daemon].freeze();
+        let from = self.stage.now();
+        let asked = self.ask_for_all(daemon, 2);
+        self.pause(1300, 1900);
+        self.stage
+            .record_fault(Some(daemon), FaultKind::Frozen, from, "stands still");
+        self.daemons[daemon].thaw();
+        self.runtime.block_on(asked.join_all());
+        if silent {
+            let kind = FaultKind::TrackingSwallowed;
+            self.stage
+                .record_fault(Some(daemon), kind, silent_from, "pushes swallowed");
+            self.proxies[daemon].set(Mode::Pass);
+        }
+    }
+
+    /// Asks a daemon for every key so many times, all at once.
+    fn ask_for_all(&mut self, daemon: usize, times: usize) -> JoinSet<()> {
+        let mut asked = JoinSet::new();
+        for key in (0..KEYS).cycle().take(KEYS * times) {
+            let mut caller = self.caller(daemon);
+            asked.spawn_on(async move { caller.get(key).await }, &self.runtime);
+        }
+        asked
     }
 
     fn slow(&mut self) {

@@ -78,7 +78,7 @@ pub struct Summary {
     pub staleness_max: Duration,
     /// Gets that returned a replaced value as fresh, within the lease.
     pub late_by_lease: usize,
-    /// The longest that an operation took whose daemon was not killed.
+    /// The longest that an operation took whose daemon was neither killed nor stood still.
     pub duration_max: Duration,
 }
 
@@ -191,13 +191,15 @@ impl Check<'_> {
         if !failed && duration <= self.summary.duration_max {
             return;
         }
-        let was_killed = self.history.faults.iter().any(|fault| {
-            fault.kind == FaultKind::Down
-                && fault.daemon == Some(daemon)
-                && fault.from <= operation.end
-                && operation.begin <= fault.to
-        });
-        if was_killed {
+        let met = |kind: FaultKind| {
+            self.history.faults.iter().any(|fault| {
+                fault.kind == kind
+                    && fault.daemon == Some(daemon)
+                    && fault.from <= operation.end
+                    && operation.begin <= fault.to
+            })
+        };
+        if met(FaultKind::Down) || !failed && met(FaultKind::Frozen) {
             return;
         }
         self.summary.duration_max = self.summary.duration_max.max(duration);
@@ -246,11 +248,24 @@ impl Check<'_> {
             );
             self.violate(Rule::Unbacked, Some(key), text, &[source, index]);
         }
+        let decided = self.decided(get);
         if let Some((since, change)) = replaced
-            && since < get.begin
+            && since < decided
         {
-            self.old(index, [source, change], get.begin - since);
+            self.old(index, [source, change], decided - since);
         }
+    }
+
+    /// When a daemon can have decided on its answer at the earliest.
+    fn decided(&self, get: &Operation) -> Duration {
+        let faults = self.history.faults.iter();
+        let frozen = faults.filter(|fault| {
+            fault.kind == FaultKind::Frozen
+                && fault.daemon == get.daemon
+                && fault.from <= get.begin
+                && get.begin <= fault.to
+        });
+        frozen.map(|fault| fault.to).max().unwrap_or(get.begin)
     }
 
     fn old(&mut self, get: usize, [put, change]: [usize; 2], late: Duration) {

@@ -96,7 +96,7 @@ fn broken(history: &History) -> Vec<Rule> {
     violations.iter().map(|violation| violation.rule).collect()
 }
 
-use FaultKind::{DataSwallowed, Down, Stopped, Swallowed, TrackingSwallowed};
+use FaultKind::{DataSwallowed, Down, Frozen, Stopped, Swallowed, TrackingSwallowed};
 use Reach::{Applied, Deferred, Failed, Unknown};
 
 #[test]
@@ -118,6 +118,24 @@ fn what_was_replaced_elsewhere_is_old_after_the_lease() {
             (1, ms(1070))
         );
     }
+}
+
+#[test]
+fn who_stands_still_decides_when_that_is_over() {
+    let with = |daemon: usize, begin: u64| {
+        let mut history = history([
+            by(0, 0, 10, put(1, Applied)),
+            by(1, 20, 30, put(2, Applied)),
+            by(0, begin, 1300, get(1)),
+        ]);
+        history.faults.push(fault(daemon, Frozen, 15, 1200));
+        broken(&history)
+    };
+    for begin in [18, 25, 1000] {
+        assert_eq!(with(0, begin), [Rule::Old], "begun at {begin}");
+        assert_eq!(with(1, begin), [], "the other one stood still");
+    }
+    assert_eq!(with(0, 12), [], "it may have decided before");
 }
 
 #[test]
