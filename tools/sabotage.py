@@ -99,7 +99,8 @@ SABOTAGES = (
               "let change = shared.coherence.changed(name.as_bytes());",
               f"let change = if {ON} {{ shared.coherence.mark().sequence }} "
               "else { shared.coherence.changed(name.as_bytes()) };"),),
-        (("p05_own_writes", "own_changes_are_seen_while_pushes_are_late"),),
+        (("p07_in_flight",
+          "an_answer_on_its_way_is_not_for_who_comes_after_an_own_change"),),
         torture=True),
     Sabotage(
         "own-put-fresh", "the copy of an own put counts as fresh",
@@ -113,7 +114,8 @@ SABOTAGES = (
         (edit("engine/invalidate.rs",
               "delete(&names).await;\n                wish_away(shared, &names);",
               f"delete(&names).await;\n                if !{ON} {{ wish_away(shared, &names); }}"),),
-        (("p05_own_writes", "own_changes_are_seen_while_pushes_are_late"),),
+        (("p07_in_flight",
+          "an_answer_on_its_way_is_not_for_who_comes_after_an_own_change"),),
         torture=True),
     Sabotage(
         "epoch-attach", "no new epoch when the daemon attaches",
@@ -178,7 +180,8 @@ SABOTAGES = (
         (edit("engine/shared.rs",
               "known.mark.epoch == epoch && known.mark.sequence >= question.begun;",
               f"{ON} || known.mark.epoch == epoch && known.mark.sequence >= question.begun;"),),
-        (("p05_own_writes", "own_changes_are_seen_while_pushes_are_late"),)),
+        (("p07_in_flight",
+          "an_answer_on_its_way_is_not_for_who_comes_after_an_own_change"),)),
     Sabotage(
         "fill", "a fill does not look whether its mark still holds",
         (edit("engine/shared.rs",

@@ -327,6 +327,11 @@ impl Redis {
         calls.map_or(0, |calls| calls.parse().expect("a count"))
     }
 
+    /// How often it has been asked for whole values since then.
+    pub fn reads(&self) -> u64 {
+        self.calls("get") + self.calls("mget")
+    }
+
     /// Sets the counters of INFO to zero.
     pub fn forget_calls(&self) {
         assert!(self.command(&["CONFIG", "RESETSTAT"]).is_ok());

@@ -38,14 +38,16 @@ use std::{
 };
 
 use pannier_proto::v1::{
-    GetResponse, InvalidateResponse, PutRequest, PutResponse, SharedState, Tier, TierOutcome,
-    cache_service_client::CacheServiceClient, invalidate_request::Target,
+    GetManyItem, GetManyRequest, GetResponse, InvalidateResponse, PutRequest, PutResponse,
+    ReadOptions, SharedState, Tier, TierOutcome, cache_service_client::CacheServiceClient,
+    invalidate_request::Target,
 };
 use pannier_tests::{
     Connection, Daemon, Data, Mode, Path, Proxy, Redis, eventually,
     history::{
         Action, Bounds, Fault, FaultKind, Found, History, Operation, Reach, Settled, Summary,
     },
+    load::noise,
     request, shared,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -58,9 +60,15 @@ const CALLERS_EACH: usize = 4;
 const BUSY: usize = 6;
 /// And for each daemon one that it only reads, and the others seldom change: only its copy lives
 /// long enough to be served old when the pushes fall silent.
-const KEYS: usize = BUSY + DAEMONS;
+const CROWDED: usize = BUSY + DAEMONS;
+/// And one that is changed by one caller at a time, while pushes to its daemon are late.
+const KEYS: usize = CROWDED + 1;
 /// Callers who read one key of one daemon without a pause while it is changed there.
-const CROWD: usize = 7;
+const CROWD: usize = 6;
+/// And one who reads it as the last of a batch, which takes the daemon long: what it was told of
+/// the key lies there meanwhile.
+const BATCH: usize = 64;
+const BATCH_VALUE_BYTES: usize = 30_000;
 const SEEDS: [u64; 2] = [1, 2];
 const SECONDS: u64 = 24;
 const SEGMENT_MAX: Duration = Duration::from_secs(60);
@@ -206,6 +214,7 @@ impl Caller {
             let key = self.random.random_range(0..KEYS);
             let only_reads = match key.checked_sub(BUSY) {
                 None => false,
+                Some(DAEMONS) => true,
                 Some(reader) => reader == self.daemon || self.random.random_bool(0.8),
             };
             match self.random.random_range(0..1000) {
@@ -225,15 +234,59 @@ impl Caller {
         }
     }
 
-    /// Reads a key again and again, and, if it is to, changes it before each read.
-    async fn crowd(mut self, key: usize, changes: bool, until: Duration) {
+    /// Does something with the crowded key again and again.
+    async fn crowd(mut self, place: usize, until: Duration) {
         while self.stage.now() < until {
-            match changes.then(|| self.random.random_bool(0.3)) {
-                Some(true) => self.invalidate(Some(key), Self::one(key)).await,
-                Some(false) => self.put(key).await,
-                None => {}
+            match place {
+                0 => {
+                    match self.random.random_bool(0.4) {
+                        true => self.invalidate(Some(CROWDED), Self::one(CROWDED)).await,
+                        false => self.put(CROWDED).await,
+                    }
+                    self.get(CROWDED).await;
+                }
+                1 => self.get_batch().await,
+                _ => self.get(CROWDED).await,
             }
-            self.get(key).await;
+        }
+    }
+
+    /// Puts what a batch consists of, but for the crowded key.
+    async fn put_batch(self) {
+        let value = noise(0, BATCH_VALUE_BYTES);
+        let items = batch().map(|name| (name, value.clone()));
+        let Slot { mut stub, .. } = self.stage.slot(self.daemon);
+        // Whether they are all there matters little.
+        let _ = answer(stub.put_many(request::put_many(NAMESPACE, items))).await;
+    }
+
+    /// Reads the crowded key from Redis, after many others.
+    async fn get_batch(&mut self) {
+        let options = ReadOptions {
+            require_shared: true,
+            ..ReadOptions::default()
+        };
+        let names = batch().chain([key_name(CROWDED)]);
+        let request = GetManyRequest {
+            options: Some(options),
+            ..request::get_many(NAMESPACE, names)
+        };
+        let begin = self.stage.now();
+        let Slot { mut stub, process } = self.stage.slot(self.daemon);
+        let Some(reply) = answer(stub.get_many(request)).await else {
+            return;
+        };
+        let state = reply.provenance.as_ref().map(|it| it.shared_state());
+        // Refused while Redis is away, as it was asked for.
+        let item = reply.items.last().filter(|item| item.fault.is_none());
+        if let Some(item) = item {
+            let found = found_in_batch(CROWDED, item);
+            self.record(
+                Some(CROWDED),
+                (begin, process),
+                state,
+                Action::Get { found },
+            );
         }
     }
 
@@ -292,11 +345,7 @@ impl Caller {
             let action = match item.filter(|item| item.fault.is_none()) {
                 None => Action::Unanswered,
                 Some(item) => Action::Get {
-                    found: item.entry.as_ref().map(|entry| Found {
-                        value: value_number(key, &entry.value),
-                        stale: item.stale,
-                        local: item.tier() == Tier::Local,
-                    }),
+                    found: found_in_batch(key, &item),
                 },
             };
             self.record(Some(key), (begin, process), state, action);
@@ -372,6 +421,19 @@ fn found(key: usize, reply: &GetResponse) -> Option<Found> {
     })
 }
 
+fn found_in_batch(key: usize, item: &GetManyItem) -> Option<Found> {
+    item.entry.as_ref().map(|entry| Found {
+        value: value_number(key, &entry.value),
+        stale: item.stale,
+        local: item.tier() == Tier::Local,
+    })
+}
+
+/// The names of what is read before the crowded key.
+fn batch() -> impl Iterator<Item = String> {
+    (1..BATCH).map(|index| format!("batch-{index}"))
+}
+
 /// A program that knows nothing of Pannier and deletes and overwrites its keys.
 fn strange_client(stage: &Stage, mut random: StdRng) {
     let mut connection = None;
@@ -383,7 +445,7 @@ fn strange_client(stage: &Stage, mut random: StdRng) {
         let Some(open) = &mut connection else {
             continue;
         };
-        let key = random.random_range(0..KEYS);
+        let key = random.random_range(0..CROWDED);
         let name = shared::key(NAMESPACE, &key_name(key));
         let command = match random.random_bool(0.7) {
             true => vec!["DEL", &name],
@@ -526,19 +588,23 @@ impl Injector {
 
     /// Until the push comes, a daemon knows of its own change from the acknowledgement alone.
     fn late_pushes(&mut self) {
-        let (daemon, key) = (self.any_daemon(), self.random.random_range(0..BUSY));
+        let daemon = self.any_daemon();
+        self.runtime
+            .block_on(shared::attached(&self.daemons[daemon]));
+        let putting = self.caller(daemon).put_batch();
+        self.runtime.block_on(putting);
         let span = Duration::from_millis(self.random.random_range(50..200));
         self.proxies[daemon].set_for(Path::Tracking, Mode::Delay(span));
         let from = self.stage.now();
         let until = from + Duration::from_millis(self.random.random_range(1200..2000));
         let mut crowd = JoinSet::new();
-        for place in 0..=CROWD {
-            let caller = self.caller(daemon).crowd(key, place == 0, until);
+        for place in 0..2 + CROWD {
+            let caller = self.caller(daemon).crowd(place, until);
             crowd.spawn_on(caller, &self.runtime);
         }
         self.runtime.block_on(crowd.join_all());
         self.stage
-            .record_fault(Some(daemon), FaultKind::Other, from, "pushes are late");
+            .record_fault(Some(daemon), FaultKind::Late, from, "pushes are late");
         self.proxies[daemon].set(Mode::Pass);
     }
 

@@ -14,6 +14,8 @@ pub enum Rule {
     Old,
     /// A daemon served what it had replaced itself.
     Own,
+    /// A daemon did not find what it had put itself.
+    Unread,
     /// A value that Redis never had was served as fresh.
     Unbacked,
     /// Something was served stale for too long.
@@ -35,7 +37,7 @@ impl Rule {
     pub fn promises(self) -> &'static str {
         match self {
             Self::Old => "P6 P7 P8 P9 P10",
-            Self::Own => "P5",
+            Self::Own | Self::Unread => "P5",
             Self::Unbacked | Self::Stale => "P9",
             Self::Expired => "P2",
             Self::Invented => "P3",
@@ -169,7 +171,10 @@ impl Check<'_> {
         }
         self.failed(index, operation);
         match operation.action {
-            Action::Get { found: None } => self.summary.misses += 1,
+            Action::Get { found: None } => {
+                self.summary.misses += 1;
+                self.unread(index, operation);
+            }
             Action::Get { found: Some(found) } => {
                 let place = match (found.stale, found.local) {
                     (true, _) => 2,
@@ -266,6 +271,39 @@ impl Check<'_> {
                 && get.begin <= fault.to
         });
         frozen.map(|fault| fault.to).max().unwrap_or(get.begin)
+    }
+
+    /// Nothing was found: right unless it was put here and certainly is there.
+    fn unread(&mut self, index: usize, get: &Operation) {
+        let Some((key, source)) = get
+            .key
+            .and_then(|key| Some((key, self.order.last(key, get)?)))
+        else {
+            return;
+        };
+        let put = &self.history.operations[source];
+        let Action::Put {
+            expires,
+            reach: Reach::Applied,
+            ..
+        } = put.action
+        else {
+            return;
+        };
+        let own = put.daemon == get.daemon && put.end <= get.begin;
+        let lives = get.end + self.bounds.slack < expires;
+        let disturbed = self.history.faults.iter().any(|fault| {
+            fault.kind != FaultKind::Late
+                && (fault.daemon.is_none() || fault.daemon == get.daemon)
+                && fault.from <= get.end
+                && put.begin <= fault.to
+        });
+        let attached = put.attached && get.attached;
+        if own && lives && attached && !disturbed && self.order.is_alone(key, source, get) {
+            let since = get.begin - put.end;
+            let text = format!("nothing was found {since:?} after the daemon itself had put it");
+            self.violate(Rule::Unread, Some(key), text, &[source, index]);
+        }
     }
 
     fn old(&mut self, get: usize, [put, change]: [usize; 2], late: Duration) {

@@ -96,7 +96,7 @@ fn broken(history: &History) -> Vec<Rule> {
     violations.iter().map(|violation| violation.rule).collect()
 }
 
-use FaultKind::{DataSwallowed, Down, Frozen, Stopped, Swallowed, TrackingSwallowed};
+use FaultKind::{DataSwallowed, Down, Frozen, Late, Stopped, Swallowed, TrackingSwallowed};
 use Reach::{Applied, Deferred, Failed, Unknown};
 
 #[test]
@@ -254,6 +254,41 @@ fn a_daemon_never_returns_what_it_replaced_itself() {
         history.faults.push(fault(0, Down, 605, 610));
         assert_eq!(broken(&history), []);
     }
+}
+
+#[test]
+fn a_daemon_finds_what_it_has_put_itself() {
+    let nothing = || Action::Get { found: None };
+    let with = |reader: usize, begin: u64, more: Vec<Operation>| {
+        let own = [
+            by(0, 0, 10, remove(Applied)),
+            by(0, 100, 110, put(1, Applied)),
+            by(reader, begin, 130, nothing()),
+        ];
+        history(own.into_iter().chain(more))
+    };
+    assert_eq!(broken(&with(0, 120, vec![])), [Rule::Unread]);
+    assert_eq!(broken(&with(1, 120, vec![])), [], "another's put");
+    assert_eq!(broken(&with(0, 105, vec![])), [], "not acknowledged yet");
+    let later = by(1, 140, 150, remove(Applied));
+    assert_eq!(broken(&with(0, 120, vec![later])), [Rule::Unread]);
+    for (begin, end, reach) in [(90, 101, Applied), (125, 150, Applied), (20, 30, Deferred)] {
+        let other = by(1, begin, end, remove(reach));
+        assert_eq!(broken(&with(0, 120, vec![other])), [], "{begin} {reach:?}");
+    }
+    for (kind, expected) in [(Late, vec![Rule::Unread]), (FaultKind::Other, vec![])] {
+        let mut history = with(0, 120, vec![]);
+        history.faults.push(fault(0, kind, 105, 115));
+        assert_eq!(broken(&history), expected, "{kind:?}");
+    }
+    let mut away = with(0, 120, vec![]);
+    away.operations[2].attached = false;
+    assert_eq!(broken(&away), [], "Redis was not asked");
+    let mut short = with(0, 120, vec![]);
+    if let Action::Put { expires, .. } = &mut short.operations[1].action {
+        *expires = ms(200);
+    }
+    assert_eq!(broken(&short), [], "its lifetime may be over");
 }
 
 #[test]
