@@ -10,6 +10,7 @@ use crate::{
     error::{Error, Result},
     key::{NamespaceName, Shown},
     stats::Counters,
+    tier::shared::SharedSpace,
 };
 
 /// Namespaces that are counted apart; requests of further ones are counted together.
@@ -22,6 +23,8 @@ pub struct Namespace {
     pub name: NamespaceName,
     /// How it is treated.
     pub policy: Policy,
+    /// Its place in the shared tier, when there is one.
+    pub space: SharedSpace,
     /// Its counters; shared by all namespaces beyond [`COUNTED_APART_MAX`].
     pub counters: Arc<Counters>,
 }
@@ -72,6 +75,7 @@ impl Namespaces {
                 "namespace: {shown} is not configured, and server.known_namespaces_only is set"
             ))
         })?;
+        let space = SharedSpace::new(&self.config.shared, &name, &policy);
         let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(namespace) = met.get(name.as_str()) {
             return Ok(Arc::clone(namespace));
@@ -81,6 +85,7 @@ impl Namespaces {
             return Ok(Arc::new(Namespace {
                 name,
                 policy,
+                space,
                 counters,
             }));
         }
@@ -88,6 +93,7 @@ impl Namespaces {
         let namespace = Arc::new(Namespace {
             name,
             policy,
+            space,
             counters: Arc::default(),
         });
         met.insert(key, Arc::clone(&namespace));

@@ -90,7 +90,7 @@ async fn change_it(pair: &Pair, change: Change, key: &str) -> Option<&'static [u
 async fn an_answer_on_its_way_is_not_for_who_comes_after_an_own_change() {
     const BATCH: usize = 64;
     let pair = Pair::start("command_timeout = \"25s\"\nlease = \"30s\"", "").await;
-    for round in 0..6 {
+    for round in 0..20 {
         let keys: Vec<_> = (0..BATCH).map(|index| format!("{round}-{index}")).collect();
         let last = keys.last().unwrap().clone();
         // Only the acknowledgement tells of the change.

@@ -8,8 +8,9 @@
 //! after the invalidation stays; a put of the outage is read back by its own daemon, removes what
 //! is older in Redis, does not overwrite what is newer, and does not bring back what was deleted; a
 //! journal past its limit loses no invalidation, nor does a daemon that comes back while it is
-//! deferring; a kill at random points loses nothing acknowledged. Immutable: the put of the outage
-//! is published, the first value of all wins, and a gap costs no verification.
+//! deferring; a kill at random points loses nothing acknowledged; a put that can be kept nowhere, or
+//! cannot be noted, is refused and not served. Immutable: the put of the outage is published, the
+//! first value of all wins, and a gap costs no verification.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -36,6 +37,10 @@ use tonic::Code;
 const CONFIG: &str = "
 [namespaces.artifacts]
 immutable = true
+[namespaces.remote]
+tiers = [\"shared\"]
+[namespaces.plain]
+raw = true
 ";
 const DEFERRED: (TierOutcome, TierOutcome) = (TierOutcome::Applied, TierOutcome::Deferred);
 
@@ -202,6 +207,47 @@ async fn who_demands_the_shared_tier_is_told_that_it_is_away() {
         .await
         .unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_no_tier_takes_is_refused_and_removes_what_is_older() {
+    let pair = start("").await;
+    let (cut, other) = (pair.near("remote"), pair.other("remote"));
+    other.put("k", "old").await;
+    pair.cut_off().await;
+    let refused = cut.try_put(cut.put_request("k", "new")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unavailable);
+    assert!(refused.message().contains("no tier took it"), "{refused}");
+    assert_eq!(cut.value("k").await, None);
+    pair.come_back().await;
+    assert!(!pair.is_in_redis("remote", "k"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_that_cannot_be_noted_is_refused_and_not_served() {
+    let pair = start("journal_max = 2").await;
+    let cut = pair.near("plain");
+    for key in ["a", "b", "c"] {
+        cut.put(key, "old").await;
+        cut.has_local(key, b"old").await;
+    }
+    pair.cut_off().await;
+    for key in ["a", "b"] {
+        assert_eq!(outcomes(&cut.put(key, "new").await), DEFERRED);
+    }
+    let refused = cut.try_put(cut.put_request("c", "new")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().contains("journal_max"), "{refused}");
+    assert_eq!(
+        cut.value("c").await,
+        None,
+        "neither the new nor the old one"
+    );
+    pair.come_back().await;
+    cut.becomes("c", Some(b"old")).await;
+    for key in ["a", "b"] {
+        cut.becomes(key, None).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,12 +17,9 @@ use crate::{
     tier::{
         Tier,
         local::Selection,
-        shared::{SharedError, SharedName, SharedSpace, Trouble},
+        shared::{SharedError, SharedName, Trouble},
     },
 };
-
-/// Links tried before an invalidation gives up.
-const LINKS_MAX: usize = 3;
 
 /// What a caller wants gone.
 #[derive(Debug, Clone)]
@@ -166,8 +163,9 @@ impl Engine {
         gone: &Gone,
     ) -> Result<Reached> {
         let begun = Instant::now();
-        for _ in 0..LINKS_MAX {
-            let Some(link) = shared.coherence.link() else {
+        let mut lost = 0;
+        loop {
+            let Some(link) = shared.link_after(lost) else {
                 match self.remove_later(shared, namespace, gone).await? {
                     Some(count) => {
                         return Ok(Reached {
@@ -194,11 +192,8 @@ impl Engine {
                 }
                 Err(error) => tracing::debug!(%error, "an invalidation did not reach Redis"),
             }
+            lost += 1;
         }
-        Err(Error::new(
-            Kind::Unavailable,
-            "the shared tier comes and goes; try again after a pause",
-        ))
     }
 
     async fn remove_on(
@@ -222,8 +217,10 @@ impl Engine {
                 removed
             }
             Gone::Selected(selection) => {
-                let space = SharedSpace::new(&shared.config, &namespace.name, &namespace.policy);
-                let removed = link.tier().remove_selected(&space, selection, None).await?;
+                let removed = link
+                    .tier()
+                    .remove_selected(&namespace.space, selection, None)
+                    .await?;
                 if namespace.policy.immutable {
                     shared.coherence.wished_all_away();
                 }

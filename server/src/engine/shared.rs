@@ -83,6 +83,9 @@ pub(super) struct Question<'a> {
     pub(super) begun: u64,
 }
 
+/// Links that one change may lose. A Redis that loses more is not one to be attached to.
+const LINKS_MAX: usize = 3;
+
 impl Shared {
     /// The shared tier as the engine uses it.
     pub fn new(config: SharedConfig, coherence: Arc<Coherence>, journal: Journal) -> Self {
@@ -105,12 +108,18 @@ impl Shared {
     }
 
     pub(super) fn name(&self, namespace: &Namespace, key: &Key) -> SharedName {
-        SharedName::new(
-            &self.config,
-            &namespace.name,
-            &namespace.policy,
-            key.as_str(),
-        )
+        namespace.space.name(key.as_str())
+    }
+
+    /// The link to Redis for a change that has lost so many; `None`: it is to be deferred.
+    pub(super) fn link_after(&self, lost: usize) -> Option<Arc<Link>> {
+        let link = self.coherence.link()?;
+        if lost < LINKS_MAX {
+            return Some(link);
+        }
+        let reason = "the connection to Redis comes and goes";
+        self.coherence.lost(&link, reason);
+        None
     }
 
     /// How the fences stand that this namespace's copies are judged by.

@@ -19,13 +19,16 @@ use crate::{
     },
 };
 
-/// Links tried before a put gives up: a new one may come while the old one is found to be lost.
-const LINKS_MAX: usize = 3;
+const NO_TIER: &str = "value: no tier took it: the shared tier cannot be reached, and the \
+                       namespace leaves the local tier out";
 
 /// Why a put was not made on a link.
 enum NotPut {
     /// Its condition does not hold.
     Refused,
+    /// Its condition does not hold now; whether it is this very put that is in the way, sent on a
+    /// link that was lost, cannot be told.
+    Unclear,
     /// Redis did not do it.
     Trouble(SharedError),
 }
@@ -56,8 +59,9 @@ impl Engine {
             false => put.record.clone(),
         };
         let begun = Instant::now();
-        for attempt in 0..LINKS_MAX {
-            let Some(link) = shared.coherence.link() else {
+        let mut lost = 0;
+        loop {
+            let Some(link) = shared.link_after(lost) else {
                 if put.mode == WriteMode::Shared {
                     return Err(shared_is_away("options.mode: SHARED", ""));
                 }
@@ -68,7 +72,7 @@ impl Engine {
                 }
             };
             let stored = self
-                .put_on(shared, &link, put, (&name, &sent), attempt)
+                .put_on(shared, &link, put, (&name, &sent), lost > 0)
                 .await;
             let trouble = match stored {
                 Ok(mut done) => {
@@ -79,6 +83,7 @@ impl Engine {
                     return Ok(done);
                 }
                 Err(NotPut::Refused) => return Err(refusal(put.condition)),
+                Err(NotPut::Unclear) => return Err(unclear()),
                 Err(NotPut::Trouble(error)) => error,
             };
             if trouble.trouble == Trouble::Overloaded {
@@ -95,11 +100,8 @@ impl Engine {
                 return Ok(done);
             }
             // Otherwise the link is gone: deferred, or sent again on the next one.
+            lost += 1;
         }
-        Err(shared_is_away(
-            "key",
-            ": it comes and goes; try again after a pause",
-        ))
     }
 
     /// Redis may have let go of an immutable entry that this daemon still has: it is not replaced.
@@ -124,7 +126,7 @@ impl Engine {
         link: &Link,
         put: &Put<'_>,
         (name, sent): (&SharedName, &Record),
-        attempt: usize,
+        sent_before: bool,
     ) -> Result<Done, NotPut> {
         let immutable = put.namespace.policy.immutable;
         let mark = shared.mark(&put.namespace.policy);
@@ -147,12 +149,20 @@ impl Engine {
                 (done.stamp, done.expires) = (head.stamp, expires);
                 return Ok(done);
             }
+            Stored::Refused if !sent_before => return Err(NotPut::Refused),
+            // What refuses may be this very put, sent on the link before this one.
+            Stored::Refused if name.is_raw() => {
+                let there = link.tier().get(name).await.map_err(NotPut::Trouble)?;
+                let value = |record: &Record| record.entry().ok().map(|entry| entry.value);
+                let same = there.is_some_and(|it| value(&it.record) == value(&put.record));
+                return Err(if same {
+                    NotPut::Unclear
+                } else {
+                    NotPut::Refused
+                });
+            }
             Stored::Refused => {
-                // What refuses may be this very put, sent on the link before this one.
-                let there = match attempt {
-                    0 => None,
-                    _ => link.tier().check(name).await.map_err(NotPut::Trouble)?,
-                };
+                let there = link.tier().check(name).await.map_err(NotPut::Trouble)?;
                 if there.is_none_or(|there| there.stamp != own) {
                     return Err(NotPut::Refused);
                 }
@@ -234,9 +244,12 @@ impl Engine {
             true => shared.mark(policy),
             false => own_write(shared),
         };
-        let done = self.put_locally(put, mark).await;
+        let done = match put.namespace.uses_local() {
+            true => self.put_locally(put, mark).await,
+            false => Err(Error::new(Kind::Unavailable, NO_TIER)),
+        };
         if let Err(error) = &done
-            && error.kind() != Kind::Unavailable
+            && (error.kind() != Kind::Unavailable || policy.immutable)
         {
             return done.map(Some);
         }
@@ -252,12 +265,20 @@ impl Engine {
         };
         let noted = shared.defer(put.namespace, &[deferred]).await;
         drop(gate);
+        // Also when no tier took it: the caller knows that what it replaces is outdated.
         let mut done = done?;
         done.shared = match noted {
             Ok(()) => Outcome::Deferred,
-            Err(error) => {
+            // It stays here alone; there is no older one that could come back.
+            Err(error) if policy.immutable => {
                 tracing::warn!(%error, "a put cannot be noted for Redis's return");
                 Outcome::Failed
+            }
+            // What it replaces would be served again after Redis's return: it was never put. A
+            // removal that fails leaves the name in doubt, which is a miss.
+            Err(error) => {
+                let _ = self.local.remove_version(&put.name, done.stamp).await;
+                return Err(error);
             }
         };
         Ok(Some(done))
@@ -295,6 +316,14 @@ impl Engine {
             }
         }
     }
+}
+
+fn unclear() -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "options.if_absent: the connection to Redis was lost in the middle of it, and whether the \
+         equal value there now is this one or another caller's cannot be told in a raw namespace",
+    )
 }
 
 /// The mark of a put of an outage: of the present epoch, and to be verified before it counts.

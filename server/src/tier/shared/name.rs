@@ -110,6 +110,12 @@ impl SharedSpace {
     }
 }
 
+impl fmt::Debug for SharedSpace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SharedSpace({} bytes)", self.prefix.len())
+    }
+}
+
 /// The name of one entry in Redis.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SharedName {
