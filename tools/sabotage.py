@@ -19,7 +19,8 @@ edit does not apply or the build fails.
 It needs a build directory of its own, a copy of the present one so that RocksDB is not compiled
 again: 2 to 3 GB of disk in the work directory, which is removed in the end unless it was named. A
 named one is used again: cargo builds what has changed, and with `--resume` what has been caught
-there before (its file `results`) is not run again.
+there before (its file `results`) is not run again. Its file `output` has all that the last test
+said that failed.
 """
 
 import argparse
@@ -336,7 +337,7 @@ class Stage:
 
     def build(self, tests):
         command = ["cargo", "test", "--release", "--workspace", "--locked", "--no-run",
-                   "--message-format", "json", "--bin", "pannierd"]
+                   "--message-format", "json"]
         for test in sorted(tests):
             command += ["--test", test]
         build = ["cargo", "build", "--release", "--workspace", "--locked", "--bin", "pannierd"]
@@ -368,6 +369,10 @@ class Stage:
                 env={**os.environ, **(environment or {})}, stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT, errors="replace", timeout=TEST_SECONDS_MAX)
             output, passed = done.stdout, done.returncode == 0
+            if not passed:
+                with open(os.path.join(self.tree, os.pardir, "output"), "w",
+                          encoding="utf-8") as file:
+                    file.write(output)
             if name and "1 passed" not in output and passed:
                 raise Broken(f"{test} has no test {name}")
             fault = "" if passed else fault_of(output)

@@ -8,8 +8,8 @@
 //!     write       SET sent - Redis takes it, reply held - key changed, push processed - reply
 //!     late write  SET sent, held - key changed - SET arrives: it is the newest, everywhere
 //!     abandoned   as fill, but the caller has gone before the reply arrives
-//!     batch       many GETs sent - Redis answers all, held - own change, held - all replies arrive:
-//!                 the change is acknowledged long before its reader has come to the old answer
+//!     batch       many GETs sent - Redis answers all, held - own change, held - all arrive: the
+//!                 change is acknowledged long before its reader has come to the old answer
 //!     storm       one writer, readers that never stop: a reader never goes back in time
 //!
 //! where "changed" is DEL and SET by a client of Redis, invalidation and put by the other daemon,
@@ -86,30 +86,42 @@ async fn change_it(pair: &Pair, change: Change, key: &str) -> Option<&'static [u
     new
 }
 
+/// Puts a batch by the other one.
+async fn put_batch(pair: &Pair, keys: &[String]) {
+    let items = keys.iter().map(|key| (key.clone(), noise(1, 30_000)));
+    let put = request::put_many("n", items);
+    let put = pair.other("n").stub().put_many(put).await;
+    put.expect("a batch is taken");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_on_its_way_is_not_for_who_comes_after_an_own_change() {
+    const BATCHES: usize = 4;
     const BATCH: usize = 64;
-    let pair = Pair::start("command_timeout = \"25s\"\nlease = \"30s\"", "").await;
-    for round in 0..20 {
-        let keys: Vec<_> = (0..BATCH).map(|index| format!("{round}-{index}")).collect();
-        let last = keys.last().unwrap().clone();
+    let near = "command_timeout = \"25s\"\nlease = \"30s\"";
+    let pair = Pair::start(near, "").await;
+    for round in 0..8 {
+        let keys = |batch| move |index| format!("{round}-{batch}-{index}");
+        let batches = (0..BATCHES).map(|batch| (0..BATCH).map(keys(batch)).collect::<Vec<_>>());
+        let batches: Vec<_> = batches.collect();
+        let last = batches[BATCHES - 1][BATCH - 1].clone();
         // Only the acknowledgement tells of the change.
         pair.proxy.set_for(Path::Tracking, Mode::HoldReplies);
-        let items = keys.iter().map(|key| (key.clone(), noise(1, 30_000)));
-        let put = pair
-            .other("n")
-            .stub()
-            .put_many(request::put_many("n", items))
-            .await;
-        put.unwrap();
-        // All answers come at once, and the reader is long in taking them.
+        for keys in &batches {
+            put_batch(&pair, keys).await;
+        }
+        // All answers come at once, and their readers are long in taking them.
         pair.redis.forget_calls();
         pair.proxy.set_for(Path::Data, Mode::HoldReplies);
         let mut reading = JoinSet::new();
-        let mut stub = pair.near("n").stub();
-        reading.spawn(async move { stub.get_many(request::get_many("n", keys)).await });
-        let asked = async || pair.redis.reads() >= BATCH as u64;
-        eventually("the batch was asked for", asked).await;
+        for (batch, keys) in batches.into_iter().enumerate() {
+            let mut stub = pair.near("n").stub();
+            reading.spawn(async move { stub.get_many(request::get_many("n", keys)).await });
+            eventually("the batch was asked for", async || {
+                pair.redis.reads() >= ((batch + 1) * BATCH) as u64
+            })
+            .await;
+        }
         let mut changing = JoinSet::new();
         let (caller, key) = (pair.near("n"), last.clone());
         let puts = round % 2 == 0;
@@ -134,9 +146,14 @@ async fn an_answer_on_its_way_is_not_for_who_comes_after_an_own_change() {
                 "round {round}: the old value after the own change"
             );
         }
-        reading.join_all().await.remove(0).unwrap();
+        for read in reading.join_all().await {
+            read.expect("a batch is answered");
+        }
         let got = pair.near("n").value(&last).await;
-        assert!(got.as_deref() == expected, "round {round}: it came back");
+        assert!(
+            got.as_deref() == expected,
+            "round {round}: the old value came back"
+        );
         pair.proxy.set(Mode::Pass);
     }
 }

@@ -8,9 +8,9 @@
 //! after the invalidation stays; a put of the outage is read back by its own daemon, removes what
 //! is older in Redis, does not overwrite what is newer, and does not bring back what was deleted; a
 //! journal past its limit loses no invalidation, nor does a daemon that comes back while it is
-//! deferring; a kill at random points loses nothing acknowledged; a put that can be kept nowhere, or
-//! cannot be noted, is refused and not served. Immutable: the put of the outage is published, the
-//! first value of all wins, and a gap costs no verification.
+//! deferring; a kill at random points loses nothing acknowledged; a put that can be kept nowhere,
+//! or cannot be noted, is refused and not served. Immutable: the put of the outage is published,
+//! the first value of all wins, and a gap costs no verification.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

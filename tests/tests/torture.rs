@@ -602,6 +602,14 @@ impl Injector {
             let caller = self.caller(daemon).crowd(place, until);
             crowd.spawn_on(caller, &self.runtime);
         }
+        // Answers come in heaps: those who read are still taking theirs when the one who changes
+        // has long been told.
+        while self.stage.now() < until {
+            self.proxies[daemon].set_for(Path::Data, Mode::HoldReplies);
+            self.pause(5, 15);
+            self.proxies[daemon].set_for(Path::Data, Mode::Pass);
+            self.pause(15, 40);
+        }
         self.runtime.block_on(crowd.join_all());
         self.stage
             .record_fault(Some(daemon), FaultKind::Late, from, "pushes are late");
