@@ -30,7 +30,6 @@
 mod epochs;
 mod fences;
 mod link;
-mod resp;
 mod staleness;
 mod standing;
 mod supervisor;

@@ -28,6 +28,7 @@ pub mod journal;
 pub mod key;
 pub mod namespace;
 pub mod record;
+mod resp;
 mod rocks;
 pub mod server;
 pub mod stamp;

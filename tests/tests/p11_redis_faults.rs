@@ -496,8 +496,15 @@ async fn a_cluster_may_move_slots_and_lose_masters() {
     let slot = cluster.slot(&shared::key("n", "k1"));
     let from = cluster.owner(slot);
     let to = (from + 1) % 3;
+    let attachments = near.stats().await.shared.unwrap().attachments;
     cluster.begin_migration(slot, to);
     go_on(&near, "slot is being moved").await;
+    caller.put("k1", "half moved").await;
+    witness.becomes("k1", Some(b"half moved")).await;
+    // A slot may take hours to move: nobody is detached for that.
+    let stats = near.stats().await;
+    assert_eq!(stats.shared_state(), SharedState::Attached);
+    assert_eq!(stats.shared.unwrap().attachments, attachments);
     cluster.finish_migration(slot, to);
     go_on(&near, "slot was moved").await;
     recovers(&near, "slot was moved").await;

@@ -21,10 +21,10 @@ use tokio::{
 };
 
 use self::pulse::Pulse;
-use super::resp::{Connection, Fault, Value};
 use crate::{
     clock::{Clock, Timestamp},
     config::{Address, SharedConfig, Topology},
+    resp::{Connection, Fault, Value},
 };
 
 /// Oldest server we can speak to.

@@ -17,9 +17,11 @@
 //! What it does not do: it knows nothing of the local tier, does not decide whether an entry is
 //! current, keeps no journal and does not connect again.
 
+mod asking;
 mod call;
 mod connection;
 mod inspect;
+mod moving;
 mod name;
 mod remove;
 mod scripts;
@@ -44,6 +46,7 @@ use tokio::sync::Semaphore;
 use xxhash_rust::xxh3::xxh3_128;
 
 use self::{
+    asking::Asking,
     call::{Call, bytes_of, count_of},
     connection::{Connection, Metering},
     scripts::{PUT_VERSION, REMOVE_SAME},
@@ -113,9 +116,10 @@ impl SharedTier {
         clock: Clock,
         client_name: &str,
     ) -> Result<Self> {
+        let asking = Asking::new(config, tls.clone(), client_name);
         let settings = Settings::new(at, config, tls);
         Ok(Self {
-            connection: Arc::new(Connection::open(settings, client_name).await?),
+            connection: Arc::new(Connection::open(settings, asking, client_name).await?),
             clock,
             corrupt: Arc::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
@@ -218,8 +222,10 @@ impl SharedTier {
         let call = Call::write(name.as_bytes(), value, millis, only_absent);
         match self.connection.call(call).await? {
             Value::Null if only_absent => Ok(Stored::Refused),
-            Value::String(text) if text == "OK" => Ok(Stored::Written),
-            _ => Err(unexpected("SET")),
+            told => match bytes_of(told).as_deref() {
+                Some(b"OK") => Ok(Stored::Written),
+                _ => Err(unexpected("SET")),
+            },
         }
     }
 

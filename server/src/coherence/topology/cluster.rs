@@ -7,8 +7,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::POLL;
 use crate::{
-    coherence::resp::{Connection, Fault, Value},
     config::{Address, SharedConfig},
+    resp::{Connection, Fault, Value},
 };
 
 const COMMAND: &str = "CLUSTER SLOTS";

@@ -9,8 +9,8 @@ use futures_util::future::join_all;
 use rustls::ClientConfig;
 
 use crate::{
-    coherence::resp::{Connection, Fault, Value},
     config::{Address, SharedConfig},
+    resp::{Connection, Fault, Value},
 };
 
 /// Connections to the Sentinels of a service, kept between questions.

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{Beat, check_role};
 use crate::{
     clock::Timestamp,
-    coherence::resp::{Fault, Value, code_of},
+    resp::{Fault, Value, code_of},
 };
 
 /// Questions open at once, beyond which nobody can hurry for another one.

@@ -159,6 +159,53 @@ impl Call {
         }
     }
 
+    /// The slot of a Cluster that its key is in; `None` when it has none.
+    pub(super) fn slot(&self) -> Option<u16> {
+        let key = match &self.command {
+            Command::Read(key) | Command::Beginning(key) | Command::TimeLeft(key) => key,
+            Command::Write { key, .. } => key,
+            Command::Remove(keys) => keys.first()?,
+            Command::Named(named) => named.key.as_ref()?,
+        };
+        Some(redis_keyslot(key))
+    }
+
+    /// The command as it goes over the wire.
+    pub(super) fn arguments(&self) -> Vec<Bytes> {
+        let word = |word: &'static str| Bytes::from_static(word.as_bytes());
+        let number = |number: i64| Bytes::from(number.to_string());
+        match &self.command {
+            Command::Read(key) => vec![word("MGET"), key.clone()],
+            Command::Beginning(key) => {
+                let last = Bytes::from((BEGINNING_BYTES - 1).to_string());
+                vec![word("GETRANGE"), key.clone(), word("0"), last]
+            }
+            Command::TimeLeft(key) => vec![word("PTTL"), key.clone()],
+            Command::Write {
+                key,
+                value,
+                millis,
+                only_absent,
+            } => {
+                let (key, value) = (key.clone(), value.clone());
+                let mut all = vec![word("SET"), key, value, word("PX"), number(*millis)];
+                all.extend(only_absent.then(|| word("NX")));
+                all
+            }
+            Command::Remove(keys) => {
+                let keys = keys.iter().cloned();
+                [word("UNLINK")].into_iter().chain(keys).collect()
+            }
+            Command::Named(named) => {
+                let args = named.args.iter().map(|arg| match arg {
+                    Value::Integer(integer) => number(*integer),
+                    arg => bytes_of(arg.clone()).unwrap_or_default(),
+                });
+                [word(named.verb)].into_iter().chain(args).collect()
+            }
+        }
+    }
+
     /// Hands it to fred and waits for the reply, for ever.
     pub(super) async fn send(self, client: &Client, clustered: bool) -> Result<Value, FredError> {
         match self.command {

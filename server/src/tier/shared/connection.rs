@@ -10,7 +10,8 @@
 //! - No task outlives the connection: fred's is aborted, ours waits for fred's and ends with it.
 //!
 //! Why redirections are not left to fred: for `ASK` it reads the next reply of a connection that
-//! others are waiting on as its own, after which everybody gets the answer of someone else.
+//! others are waiting on as its own, after which everybody gets the answer of someone else. What is
+//! done instead stands in `moving`.
 
 use std::{
     future::{Future, poll_fn},
@@ -26,7 +27,7 @@ use std::{
 use fred::{
     clients::Client,
     interfaces::{ClientLike, ClusterInterface},
-    types::{Value, config::Server},
+    types::{Value, cluster::ClusterRouting, config::Server},
 };
 use futures_util::future::join_all;
 use tokio::{
@@ -37,6 +38,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    asking::Asking,
     call::Call,
     settings::Settings,
     trouble::{SharedError, Trouble, of_fred, unexpected},
@@ -45,7 +47,7 @@ use super::{
 /// Bytes that are given a millisecond on their way to Redis or back.
 const BYTES_PER_MILLISECOND: usize = 16 << 10;
 /// How often another node of a Cluster is asked, with fresh knowledge of who has which slot.
-const REDIRECTIONS_MAX: usize = 2;
+pub(super) const REDIRECTIONS_MAX: usize = 2;
 /// How long a closing connection waits for its tasks, which end when they are next polled.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
@@ -54,6 +56,8 @@ pub(super) struct Connection {
     client: Client,
     client_name: String,
     clustered: bool,
+    /// For slots that are moving.
+    pub(super) asking: Asking,
     command_timeout: Duration,
     permits: Semaphore,
     /// Bytes of commands that have no answer yet: each delays those behind it.
@@ -104,7 +108,11 @@ pub(super) enum Metering {
 impl Connection {
     /// Connects, authenticates and gives the connections their name. Cancel safe: dropped half way
     /// it leaves nothing behind.
-    pub(super) async fn open(settings: Settings, client_name: &str) -> Result<Self, SharedError> {
+    pub(super) async fn open(
+        settings: Settings,
+        asking: Asking,
+        client_name: &str,
+    ) -> Result<Self, SharedError> {
         let limit = settings.connect_max();
         let clustered = settings.is_clustered();
         let (command_timeout, max_in_flight) = (settings.command_timeout, settings.max_in_flight);
@@ -114,6 +122,7 @@ impl Connection {
             client,
             client_name: client_name.to_owned(),
             clustered,
+            asking,
             command_timeout,
             permits: Semaphore::new(max_in_flight.min(Semaphore::MAX_PERMITS)),
             sending: AtomicUsize::new(0),
@@ -135,11 +144,15 @@ impl Connection {
         if !self.clustered {
             return Ok(vec![None]);
         }
-        let known = self.client.cached_cluster_state();
-        let masters = known.map(|state| state.unique_primary_nodes());
-        let masters = masters.filter(|masters| !masters.is_empty());
-        let masters = masters.ok_or_else(|| unexpected("CLUSTER SLOTS"))?;
+        let masters = self.cluster()?.unique_primary_nodes();
         Ok(masters.into_iter().map(Some).collect())
+    }
+
+    /// Who has which slot, as far as fred knows; never empty.
+    pub(super) fn cluster(&self) -> Result<ClusterRouting, SharedError> {
+        let known = self.client.cached_cluster_state();
+        let known = known.filter(|known| !known.slots().is_empty());
+        known.ok_or_else(|| unexpected("CLUSTER SLOTS"))
     }
 
     /// Sends one command.
@@ -150,30 +163,8 @@ impl Connection {
             .unwrap_or_else(|| Err(unexpected("a command")))
     }
 
-    /// Sends commands one behind the other; as many replies, in the same order. In a Cluster the
-    /// order holds for each key. Together they count as one. A dropped call takes effect if it was
-    /// handed to fred, and before any later call for the same key does.
-    pub(super) async fn calls(
-        &self,
-        calls: Vec<Call>,
-        metering: Metering,
-    ) -> Result<Vec<Result<Value, SharedError>>, SharedError> {
-        let mut left = if self.clustered { REDIRECTIONS_MAX } else { 0 };
-        while left > 0 {
-            let replies = self.once(calls.clone(), metering).await?;
-            let redirected =
-                |reply: &Result<_, _>| reply.as_ref().is_err_and(SharedError::is_redirected);
-            if !replies.iter().any(redirected) {
-                return Ok(replies);
-            }
-            left -= 1;
-            // fred has looked at the slots again and may have connected to a new master.
-            self.set_names().await?;
-        }
-        self.once(calls, metering).await
-    }
-
-    async fn once(
+    /// Sends commands, each to the node that has its key as far as fred knows.
+    pub(super) async fn once(
         &self,
         calls: Vec<Call>,
         metering: Metering,
@@ -222,7 +213,7 @@ impl Connection {
     }
 
     /// Gives all connections our name, by which what is left of them can be found and ended.
-    async fn set_names(&self) -> Result<(), SharedError> {
+    pub(super) async fn set_names(&self) -> Result<(), SharedError> {
         let masters = self.masters()?.into_iter();
         let calls = masters.map(|master| {
             let call = Call::named("CLIENT")

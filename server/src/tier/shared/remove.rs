@@ -43,9 +43,12 @@ impl SharedTier {
     /// with `older` only what is older than that version. Tells how many.
     ///
     /// Goes through all keys of all masters without blocking them. What was there before it began
-    /// is removed, what comes meanwhile perhaps; in a Cluster a key that moves to another master
-    /// meanwhile may be missed. On an error some have been removed. `All` of a raw namespace
-    /// without a prefix is refused.
+    /// is removed, what comes meanwhile perhaps. On an error some have been removed. `All` of a raw
+    /// namespace without a prefix is refused.
+    ///
+    /// Slots of a Cluster may move meanwhile. A key that was missed because it did has left its
+    /// master before that one's turn was over, so it has been with the new one since before a
+    /// second round began, and is found there.
     pub async fn remove_selected(
         &self,
         space: &SharedSpace,
@@ -59,6 +62,24 @@ impl SharedTier {
         }
         let closed = |_| SharedError::new(Trouble::Lost, "the connection to Redis has ended");
         let _permit = self.scans.acquire().await.map_err(closed)?;
+        let before = self.connection.slots().await?;
+        let mut removed = self.remove_everywhere(space, selection, older).await?;
+        let Some(before) = before else {
+            return Ok(removed);
+        };
+        let moving = before.iter().any(|slots| slots.contains('['));
+        if moving || self.connection.slots().await?.as_ref() != Some(&before) {
+            removed += self.remove_everywhere(space, selection, older).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn remove_everywhere(
+        &self,
+        space: &SharedSpace,
+        selection: &Selection,
+        older: Option<&Stamp>,
+    ) -> Result<u64> {
         let mut removed = 0;
         for master in self.connection.masters()? {
             let found = self.remove_selected_at(&master, space, selection, older);

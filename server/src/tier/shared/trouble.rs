@@ -99,10 +99,7 @@ pub(super) fn of_fred(error: FredError) -> SharedError {
         ErrorKind::Backpressure => {
             SharedError::new(Trouble::Overloaded, "too many commands wait for Redis")
         }
-        ErrorKind::Routing if error.details() == REDIRECTED => SharedError {
-            redirected: true,
-            ..SharedError::new(Trouble::NotReady, "Redis Cluster is moving this slot")
-        },
+        ErrorKind::Routing if error.details() == REDIRECTED => redirected(),
         // A value that could be read as a redirection and is none: fred's, not Redis' fault.
         ErrorKind::Parse | ErrorKind::InvalidArgument => unexpected("a command"),
         // The text is the operating system's: refused, reset, not found, certificate.
@@ -115,6 +112,21 @@ pub(super) fn of_fred(error: FredError) -> SharedError {
         ErrorKind::Protocol => lost("what Redis sent is not its protocol"),
         // fred's task has ended, has dropped the command, or does not know where to send it.
         _ => lost("the connection to Redis is lost"),
+    }
+}
+
+/// The same for a reply of which nothing but its code is known.
+pub(super) fn of_code(code: &str) -> SharedError {
+    match code {
+        "MOVED" | "ASK" => redirected(),
+        code => of_reply(code, code),
+    }
+}
+
+fn redirected() -> SharedError {
+    SharedError {
+        redirected: true,
+        ..SharedError::new(Trouble::NotReady, "Redis Cluster is moving this slot")
     }
 }
 

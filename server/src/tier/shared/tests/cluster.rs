@@ -20,7 +20,14 @@ impl Cluster {
     fn start() -> Self {
         let node = |_| {
             let bus = free_port().to_string();
-            RedisServer::tcp(&["--cluster-enabled", "yes", "--cluster-port", &bus])
+            RedisServer::tcp(&[
+                "--cluster-enabled",
+                "yes",
+                "--cluster-port",
+                &bus,
+                "--enable-debug-command",
+                "yes",
+            ])
         };
         let nodes: Vec<_> = (0..3).map(node).collect();
         let made = Command::new("redis-cli")
@@ -149,44 +156,128 @@ async fn a_slot_that_has_moved_is_found() {
     assert!(tier.remove_older(&name, &highest).await.expect("works"));
 }
 
+impl Cluster {
+    /// Begins to move the slot of a key; tells from where to where.
+    fn begin_to_move(&self, key: &str, to: usize) -> (usize, usize) {
+        let (from, slot) = self.owner(key);
+        let ids = [self.id(from), self.id(to)];
+        let importing = ["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[0]];
+        assert_eq!(self.nodes[to].cli(&importing), "OK");
+        let migrating = ["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[1]];
+        assert_eq!(self.nodes[from].cli(&migrating), "OK");
+        (from, to)
+    }
+
+    /// Tells whether the key was still there.
+    fn migrate(&self, (from, to): (usize, usize), key: &str) -> bool {
+        let port = port_of(&self.nodes[to]).to_string();
+        let migrate = ["MIGRATE", "127.0.0.1", &port, key, "0", "5000"];
+        self.nodes[from].cli(&migrate) == "OK"
+    }
+
+    fn stop_moving(&self, key: &str) {
+        let slot = self.nodes[0].cli(&["CLUSTER", "KEYSLOT", key]);
+        for node in &self.nodes {
+            node.cli(&["CLUSTER", "SETSLOT", &slot, "STABLE"]);
+        }
+    }
+}
+
 /// fred on its own would here take the reply of one command for that of another.
 #[tokio::test]
-async fn a_slot_on_the_move_is_not_ready_and_harms_nobody() {
+async fn a_slot_on_the_move_is_served_by_both_masters() {
     let cluster = Cluster::start();
     let (tier, space) = (cluster.connect().await, space(&cluster.nodes[0]));
-    let moving = space.name("k");
     let others: HashMap<_, _> = (1..200)
         .map(|at| (at, space.name(&format!("o{at}"))))
         .collect();
     for (stamp, name) in &others {
         put(&tier, name, &stamped(*stamp)).await;
     }
-    let (from, slot) = cluster.owner("pannier:n:k");
-    let to = (from + 1) % 3;
-    let ids = [cluster.id(from), cluster.id(to)];
-    cluster.nodes[to].cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &ids[0]]);
-    cluster.nodes[from].cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &ids[1]]);
-    for _ in 0..10 {
-        let asked = async {
-            let error = tier.get(&moving).await.expect_err("it is moving");
-            assert_eq!(error.trouble, Trouble::NotReady, "{error}");
+    // All of one slot: some stay, some go, some come when it is half moved.
+    let [stays, goes, comes] = ["{k}stays", "{k}goes", "{k}comes"].map(|key| space.name(key));
+    put(&tier, &stays, &stamped(1)).await;
+    put(&tier, &goes, &stamped(2)).await;
+    let from = cluster.owner("pannier:n:{k}goes").0;
+    let way = cluster.begin_to_move("pannier:n:{k}goes", (from + 1) % 3);
+    assert!(cluster.migrate(way, "pannier:n:{k}goes"));
+    for round in 0..10 {
+        let moving = async {
+            assert!(holds(&tier, &stays, &stamped(1)).await);
+            assert!(holds(&tier, &goes, &stamped(2)).await);
+            put(&tier, &comes, &stamped(round + 1000)).await;
+            assert!(holds(&tier, &comes, &stamped(round + 1000)).await);
         };
         let read = others.iter().map(|(stamp, name)| async {
             assert!(holds(&tier, name, &stamped(*stamp)).await);
         });
-        let read = async {
-            let mut all: Vec<_> = read.map(Box::pin).collect();
-            std::future::poll_fn(|context| {
-                all.retain_mut(|one| one.as_mut().poll(context).is_pending());
-                match all.is_empty() {
-                    true => std::task::Poll::Ready(()),
-                    false => std::task::Poll::Pending,
-                }
-            })
-            .await;
-        };
-        tokio::join!(asked, read);
+        tokio::join!(moving, futures_util::future::join_all(read));
     }
+    // Conditions and scripts, of the one and of the other.
+    for (name, stamp) in [(&stays, 1), (&goes, 2)] {
+        let absent = tier.put(name, &stamped(9), MINUTE, Condition::Absent).await;
+        assert_eq!(absent.expect("works"), Stored::Refused);
+        let version = Condition::Version(stamped(stamp).head().stamp);
+        let stored = tier.put(name, &stamped(stamp + 10), MINUTE, version).await;
+        assert_eq!(stored.expect("works"), Stored::Written);
+        let there = tier.check(name).await.expect("works").expect("is there");
+        assert_eq!(there.stamp, stamped(stamp + 10).head().stamp);
+        let old = stamped(stamp).head().stamp;
+        assert!(!tier.remove_older(name, &old).await.expect("works"));
+    }
+    assert_eq!(tier.delete(&[comes, goes]).await.expect("works"), 2);
+    // Nothing was written where it did not belong.
+    assert_eq!(cluster.keys(), 1 + others.len() as u64);
+    for node in &cluster.nodes {
+        assert!(!node.cli(&["KEYS", "*{k}comes"]).contains("comes"));
+    }
+}
+
+/// The scan has passed the new master when the key arrives there, and comes to the old one when it
+/// has left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_moves_during_a_scan_is_not_missed() {
+    let cluster = Cluster::start();
+    let (tier, space) = (cluster.connect().await, space(&cluster.nodes[0]));
+    // Masters are scanned by their addresses.
+    let mut order = [0, 1, 2];
+    order.sort_by_key(|node| port_of(&cluster.nodes[*node]));
+    let [first, second, last] = order;
+    let mut keys = (0..).map(|index| format!("k{index}"));
+    let key = keys
+        .find(|key| cluster.owner(&format!("pannier:n:{key}")).0 == last)
+        .expect("every master has slots");
+    let (name, key) = (space.name(&key), format!("pannier:n:{key}"));
+    // So much that the key can move before the last one's turn comes. If it did not, again.
+    cluster.nodes[second].cli(&["DEBUG", "POPULATE", "500000"]);
+    let is_scanned = |node: usize| {
+        let stats = cluster.nodes[node].cli(&["INFO", "commandstats"]);
+        stats.contains("cmdstat_scan:")
+    };
+    for _ in 0..20 {
+        put(&tier, &name, &stamped(1)).await;
+        let way = cluster.begin_to_move(&key, first);
+        for node in &cluster.nodes {
+            node.cli(&["CONFIG", "RESETSTAT"]);
+        }
+        let scan = async {
+            let removed = tier.remove_selected(&space, &Selection::All, None).await;
+            assert_eq!(removed.expect("works"), 1);
+        };
+        let migrate = async {
+            while !is_scanned(second) {
+                tokio::task::yield_now().await;
+            }
+            cluster.migrate(way, &key) && !is_scanned(last)
+        };
+        let ((), in_time) = tokio::join!(scan, migrate);
+        assert_eq!(cluster.keys(), 500_000);
+        if in_time {
+            return;
+        }
+        cluster.stop_moving(&key);
+    }
+    panic!("the key never moved between the turns of the two masters");
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! One connection to a Redis server or Sentinel: commands out, replies and pushes in.
 //!
-//! What coherence needs and no more: no pool, no queue, no second try. A connection that has had a
-//! fault is dropped. Errors of the server are reduced to their first word, because the rest may
-//! repeat what was sent, a password for example.
+//! What coherence needs, and what fred cannot do, and no more: no pool, no queue, no second try. A
+//! connection that has had a fault is dropped. Errors of the server are reduced to their first
+//! word, because the rest may repeat what was sent, a password for example.
 
 mod decode;
 mod stream;
@@ -143,9 +143,9 @@ impl Connection {
     }
 
     /// Sends commands in one go, without waiting for replies.
-    pub(crate) async fn send(
+    pub(crate) async fn send<A: AsRef<[u8]>>(
         &mut self,
-        commands: &[&[&str]],
+        commands: &[&[A]],
         limit: Duration,
     ) -> Result<(), Fault> {
         let bytes = encode(commands);
@@ -161,20 +161,20 @@ impl Connection {
 
     /// Sends a command and waits for its reply; `command` names it in faults. An error reply is
     /// [`Fault::Refused`].
-    pub(crate) async fn call(
+    pub(crate) async fn call<A: AsRef<[u8]>>(
         &mut self,
         command: &'static str,
-        arguments: &[&str],
+        arguments: &[A],
         limit: Duration,
     ) -> Result<Value, Fault> {
         self.call_until(command, arguments, limit, |_| false).await
     }
 
     /// As [`Connection::call`], for commands that are answered by a push: `is_answer` knows it.
-    pub(crate) async fn call_until(
+    pub(crate) async fn call_until<A: AsRef<[u8]>>(
         &mut self,
         command: &'static str,
-        arguments: &[&str],
+        arguments: &[A],
         limit: Duration,
         is_answer: impl Fn(&[Value]) -> bool,
     ) -> Result<Value, Fault> {
@@ -223,13 +223,14 @@ impl Connection {
 }
 
 /// Commands as arrays of strings, one after the other.
-fn encode(commands: &[&[&str]]) -> Vec<u8> {
+fn encode<A: AsRef<[u8]>>(commands: &[&[A]]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for command in commands {
         bytes.extend_from_slice(format!("*{}\r\n", command.len()).as_bytes());
         for argument in *command {
+            let argument = argument.as_ref();
             bytes.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-            bytes.extend_from_slice(argument.as_bytes());
+            bytes.extend_from_slice(argument);
             bytes.extend_from_slice(b"\r\n");
         }
     }
@@ -242,7 +243,7 @@ mod tests {
 
     #[test]
     fn commands_are_arrays_of_strings() {
-        let bytes = encode(&[&["GET", "ä"], &["TIME"]]);
+        let bytes = encode(&[&["GET", "ä"][..], &["TIME"]]);
         let expected = "*2\r\n$3\r\nGET\r\n$2\r\nä\r\n*1\r\n$4\r\nTIME\r\n";
         assert_eq!(bytes, expected.as_bytes());
     }
