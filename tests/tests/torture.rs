@@ -68,7 +68,8 @@ const CROWD: usize = 6;
 /// And one who reads it as the last of a batch, which takes the daemon long: what it was told of
 /// the key lies there meanwhile.
 const BATCH: usize = 64;
-const BATCH_VALUE_BYTES: usize = 30_000;
+/// What the local tier takes on the thread of the request, one after the other.
+const BATCH_VALUE_BYTES: usize = 15_000;
 const SEEDS: [u64; 2] = [1, 2];
 const SECONDS: u64 = 24;
 const SEGMENT_MAX: Duration = Duration::from_secs(60);
