@@ -135,8 +135,12 @@ impl Tracer {
     }
 
     /// Begins a trace of the daemon's own work, if it is to be traced.
-    pub fn begin_own(&self, name: &'static str) -> Option<Box<Span>> {
-        self.0.as_ref()?.begin(name, Kind::Internal, None)
+    pub fn work(&self, name: &'static str) -> Work {
+        let inner = self.0.as_ref();
+        Work {
+            span: inner.and_then(|inner| inner.begin(name, Kind::Internal, None)),
+            tracer: self.clone(),
+        }
     }
 
     /// Ends a span and queues it for export.
@@ -150,6 +154,32 @@ impl Tracer {
     /// Spans that were dropped because too many waited.
     pub fn dropped(&self) -> u64 {
         self.0.as_ref().map_or(0, |inner| inner.queue.dropped())
+    }
+}
+
+/// Work of the daemon's own; its span ends when this is dropped.
+#[derive(Debug)]
+pub struct Work {
+    tracer: Tracer,
+    span: Option<Box<Span>>,
+}
+
+impl Work {
+    /// It is done, and this is known about it. Dropped without, it has failed.
+    pub fn succeed(mut self, fact: (&'static str, Fact)) {
+        if let Some(mut span) = self.span.take() {
+            span.facts.push(fact);
+            self.tracer.end(span);
+        }
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        if let Some(mut span) = self.span.take() {
+            span.failure = Some("unfinished");
+            self.tracer.end(span);
+        }
     }
 }
 

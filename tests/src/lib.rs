@@ -5,6 +5,7 @@
 //! - [`pannier`] runs the command line once.
 //! - [`Redis`] is a running `redis-server`; [`Sentinels`] and [`Cluster`] are several.
 //! - [`Proxy`] stands between daemon and Redis and does what networks do at their worst.
+//! - [`Pair`] is two daemons on one Redis, of which one can be cut off.
 //! - [`shared`] configures daemons for a shared tier and waits for what they make of it.
 //! - [`caller`] calls one daemon and expects an answer, whatever Redis does.
 //! - [`history`] records what callers saw and checks it against the promises of coherence.
@@ -33,6 +34,7 @@ mod eventually;
 pub mod history;
 pub mod load;
 pub mod metrics;
+mod pair;
 mod ports;
 mod process;
 mod proxy;
@@ -48,6 +50,7 @@ pub use cli::{pannier, pannier_lines, pannier_with_stdin, stderr, stdout};
 pub use collector::Collector;
 pub use daemon::{Builder, Daemon};
 pub use eventually::{EVENTUALLY_MAX, eventually};
+pub use pair::Pair;
 pub use process::Ended;
 pub use proxy::{Mode, Path, Proxy};
 pub use redis::{Certificates, Cluster, Connection, Data, Redis, RedisBuilder, Reply, Sentinels};

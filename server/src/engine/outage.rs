@@ -64,7 +64,6 @@ impl Outage {
         coherence: Arc<Coherence>,
         journal: Journal,
         local: LocalTier,
-        tracer: Tracer,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (wishes, mut queue) = mpsc::channel(WISHES_MAX);
         let overflowed = Arc::<AtomicBool>::default();
@@ -92,11 +91,18 @@ impl Outage {
             coherence,
             journal,
             local,
-            tracer,
+            tracer: Tracer::off(),
             wishes,
             overflowed,
         };
         (outage, remove)
+    }
+
+    /// The same, with what it carries out traced.
+    #[must_use]
+    pub fn traced_by(mut self, tracer: &Tracer) -> Self {
+        self.tracer = tracer.clone();
+        self
     }
 
     fn name(&self, namespace: &NamespaceName, key: &Key) -> Option<SharedName> {
@@ -243,43 +249,6 @@ impl Outage {
         }
         Ok(())
     }
-
-    async fn replay_untraced(&self, tier: &SharedTier, wholly: bool) -> Result<(), SharedError> {
-        self.settle_loss(tier).await?;
-        let begun = self.journal.depth();
-        let mut carried_out = 0;
-        while wholly || carried_out <= begun {
-            let items = match self.journal.next(REPLAY_BATCH).await {
-                Ok(items) if items.is_empty() => break,
-                Ok(items) => items,
-                Err(error) => {
-                    let text = format!("the journal cannot be read: {error}");
-                    return Err(SharedError::new(Trouble::Unexpected, text));
-                }
-            };
-            carried_out += items.len();
-            // What was published after a removal must not come before it.
-            let (publications, removals): (Vec<_>, Vec<_>) = items
-                .iter()
-                .map(|(_, item)| item)
-                .partition(|item| matches!(item, Deferred::Publish { .. }));
-            for each in [removals, publications] {
-                try_join_all(each.into_iter().map(|item| self.carry_out(tier, item))).await?;
-            }
-            let done: Vec<_> = items.iter().map(|(number, _)| *number).collect();
-            if let Err(error) = self.journal.done(&done).await {
-                let text = format!("the journal cannot be written: {error}");
-                return Err(SharedError::new(Trouble::Unexpected, text));
-            }
-        }
-        if begun > 0 {
-            tracing::info!(
-                changes = begun,
-                "what waited for Redis has been carried out"
-            );
-        }
-        Ok(())
-    }
 }
 
 fn is_all(selection: &Selection) -> bool {
@@ -327,17 +296,42 @@ impl Remover {
 
 impl Replay for Outage {
     async fn replay(&self, tier: &SharedTier, wholly: bool) -> Result<(), SharedError> {
-        let waiting = self.journal.depth() as u64;
-        let span = (waiting > 0).then(|| self.tracer.begin_own(trace::REPLAY));
-        let replayed = self.replay_untraced(tier, wholly).await;
-        if let Some(mut span) = span.flatten() {
-            let left = self.journal.depth() as u64;
-            let items = Fact::Number(waiting.saturating_sub(left));
-            span.facts.push(("cache.items", items));
-            span.failure = replayed.as_ref().err().map(|_| "redis");
-            self.tracer.end(span);
+        self.settle_loss(tier).await?;
+        let begun = self.journal.depth();
+        let work = (begun > 0).then(|| self.tracer.work(trace::REPLAY));
+        let mut carried_out = 0;
+        while wholly || carried_out <= begun {
+            let items = match self.journal.next(REPLAY_BATCH).await {
+                Ok(items) if items.is_empty() => break,
+                Ok(items) => items,
+                Err(error) => {
+                    let text = format!("the journal cannot be read: {error}");
+                    return Err(SharedError::new(Trouble::Unexpected, text));
+                }
+            };
+            carried_out += items.len();
+            // What was published after a removal must not come before it.
+            let (publications, removals): (Vec<_>, Vec<_>) = items
+                .iter()
+                .map(|(_, item)| item)
+                .partition(|item| matches!(item, Deferred::Publish { .. }));
+            for each in [removals, publications] {
+                try_join_all(each.into_iter().map(|item| self.carry_out(tier, item))).await?;
+            }
+            let done: Vec<_> = items.iter().map(|(number, _)| *number).collect();
+            if let Err(error) = self.journal.done(&done).await {
+                let text = format!("the journal cannot be written: {error}");
+                return Err(SharedError::new(Trouble::Unexpected, text));
+            }
         }
-        replayed
+        if let Some(work) = work {
+            work.succeed(("cache.items", Fact::Number(carried_out as u64)));
+            tracing::info!(
+                changes = begun,
+                "what waited for Redis has been carried out"
+            );
+        }
+        Ok(())
     }
 
     fn heard(&self, message: &[u8]) {

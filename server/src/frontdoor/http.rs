@@ -2,8 +2,8 @@
 //!
 //! `/healthz` says that the process runs, `/readyz` that it takes requests; neither depends on any
 //! tier, because a daemon without tiers still answers misses. `/cache/health` and `/cache/metrics`
-//! have the fields that programs of the time before Pannier read. `/` is a page for people. All of it
-//! answers GET and HEAD only, and reads no body.
+//! have the fields that programs of the time before Pannier read. `/` is a page for people. All of
+//! it answers GET and HEAD only, and reads no body.
 
 mod page;
 mod serve;
