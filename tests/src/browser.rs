@@ -8,12 +8,14 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
     net::TcpStream,
+    os::unix::process::CommandExt,
     path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -52,7 +54,11 @@ impl Browser {
     pub fn start(width: u32, height: u32) -> Self {
         let home = TempDir::with_prefix("pannier-browser-").expect("a temporary directory");
         let mut command = Command::new("chromedriver");
-        command.args(["--port=0"]).env("HOME", home.path());
+        // In a group of its own, which the browser is of too: they end together.
+        command
+            .args(["--port=0"])
+            .env("HOME", home.path())
+            .process_group(0);
         let driver = Watched::start(command);
         let port = driver.wait_for(PATIENCE, |output| {
             let (_, rest) = output.stdout.split_once("successfully on port ")?;
@@ -250,7 +256,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Else Chromium would outlive its driver. If it does not answer, it has gone already.
+        // The browser leaves in order, and without it if it does not answer.
         let patience = Duration::from_secs(10);
         let _ = ask(
             &self.address,
@@ -259,6 +265,9 @@ impl Drop for Browser {
             &Value::Null,
             patience,
         );
+        let group = i32::try_from(self.driver.id()).ok().and_then(Pid::from_raw);
+        // An error means that nobody of them is left.
+        let _ = group.map(|it| kill_process_group(it, Signal::KILL));
         self.driver.kill();
     }
 }

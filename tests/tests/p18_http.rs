@@ -26,7 +26,9 @@ use tokio::{
     net::TcpStream,
 };
 
-const PATHS: [(&str, &str); 6] = [
+const PATHS: [(&str, &str); 8] = [
+    ("/", "text/html; charset=utf-8"),
+    ("/page/page.js", "text/javascript; charset=utf-8"),
     ("/healthz", "text/plain; charset=utf-8"),
     ("/readyz", "text/plain; charset=utf-8"),
     ("/metrics", "text/plain; version=0.0.4; charset=utf-8"),
@@ -73,8 +75,26 @@ async fn head_is_answered_and_other_methods_are_not() {
             assert_eq!(refused.header("allow"), Some("get,head"), "{method} {path}");
         }
     }
-    for path in ["/cache", "/cache/health/", "/metricsx", "/status", "/%00"] {
-        assert_eq!(ask(&daemon, "GET", path).await.status, 404, "{path}");
+    for path in [
+        "/cache",
+        "/cache/health/",
+        "/metricsx",
+        "/status",
+        "/page",
+        "/page/",
+        "/%00",
+    ] {
+        let reply = ask(&daemon, "GET", path).await;
+        assert_eq!(reply.status, 404, "{path}");
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"));
+        // It names what there is, but for the parts of the page.
+        let named = |(known, _): &&(&str, &str)| reply.body.contains(&format!(" {known}"));
+        assert_eq!(
+            PATHS.iter().filter(named).count(),
+            PATHS.len() - 1,
+            "{}",
+            reply.body
+        );
     }
 }
 

@@ -533,12 +533,10 @@ async fn it_fits_a_phone_and_can_be_read_in_dark_and_light() {
     browser.run("scrollTo(0, 0)", json!([]));
     picture(&browser, &daemon, "phone.png");
 
-    // With names as long as they can be, and all that opens open.
+    // With a name as long as it can be, and all that opens open.
     let long = "a-namespace.whose-name-is-as-long-as-the-limit-for-names-permits";
     Caller::new(&daemon, &long[..63]).put("k", "v").await;
-    let invalid = Caller::new(&daemon, &"no-namespace".repeat(10));
-    invalid.try_get("k", None).await.unwrap_err();
-    browser.waits_for("they are shown", |it| {
+    browser.waits_for("it is shown", |it| {
         !row(it, "#namespace-table", &long[..63]).is_empty()
     });
     browser.click("#config-details > summary");

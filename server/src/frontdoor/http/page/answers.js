@@ -152,8 +152,10 @@ export function busiestCall(minute) {
 function whereTimeGoes(window) {
   const spent = (test) => window.operations.filter(test).reduce((sum, it) => sum + it.sum, 0);
   const waited = spent((it) => it.operation === "wait");
-  const local = spent((it) => it.tier === "local" && it.operation !== "wait");
-  const shared = spent((it) => it.tier === "shared" && it.operation !== "wait");
+  // What is deferred is noted on this machine's disk.
+  const isShared = (it) => it.tier === "shared" && it.outcome !== "deferred";
+  const local = spent((it) => !isShared(it) && it.operation !== "wait");
+  const shared = spent((it) => isShared(it) && it.operation !== "wait");
   const calls = window.calls.reduce((sum, it) => sum + it.sum, 0);
   // The two tiers of a write may work at the same time.
   const rest = Math.max(calls - waited - local - shared, 0);
@@ -179,6 +181,9 @@ export function cause(slow) {
     return slow.steps.length === 0
       ? "No tier was asked."
       : `${duration(Math.max(outside, 0))} of it outside the tiers: a busy worker, or encoding.`;
+  }
+  if (longest.outcome === "deferred") {
+    return `${duration(longest.took)} of it in the journal, noting it for Redis's return.`;
   }
   const place = longest.tier === "local" ? "in the local tier" : "in Redis";
   return `${duration(longest.took)} of it ${place}, ${DOING[longest.what] ?? longest.what} ` +
