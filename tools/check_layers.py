@@ -29,17 +29,22 @@ LAYERS["stamp"] = {"clock", "error"}
 LAYERS["entry"] = {"key", "stamp"} | LAYERS["key"] | LAYERS["stamp"]
 LAYERS["record"] = {"entry"} | LAYERS["entry"]
 LAYERS["config"] = {"glob", "record"} | LAYERS["glob"] | LAYERS["record"]
-LAYERS["telemetry"] = {"config"} | LAYERS["config"]
+LAYERS["metrics"] = {"clock"} | LAYERS["clock"]
+LAYERS["steps"] = {"config"} | LAYERS["config"]
+LAYERS["telemetry"] = {"config", "metrics", "steps"} | LAYERS["config"]
 LAYERS["resp"] = {"config"} | LAYERS["config"]
 LAYERS["rocks"] = {"error"}
 LAYERS["stats"] = set()
 LAYERS["tier"] = {"changes", "resp", "rocks", "stats", "telemetry"} | LAYERS["telemetry"]
 LAYERS["namespace"] = {"tier"} | LAYERS["tier"]
+LAYERS["trace"] = {"stats", "steps"} | LAYERS["steps"]
+LAYERS["export"] = {"tier", "trace"} | LAYERS["tier"] | LAYERS["trace"]
 LAYERS["journal"] = {"tier"} | LAYERS["tier"]
 LAYERS["coherence"] = {"journal"} | LAYERS["journal"]
-LAYERS["engine"] = {"coherence", "namespace"} | LAYERS["coherence"]
-LAYERS["frontdoor"] = {"engine"} | LAYERS["engine"]
-LAYERS["server"] = {"frontdoor"} | LAYERS["frontdoor"]
+LAYERS["engine"] = {"coherence", "namespace", "trace"} | LAYERS["coherence"]
+LAYERS["observe"] = {"engine"} | LAYERS["engine"]
+LAYERS["frontdoor"] = {"observe"} | LAYERS["observe"]
+LAYERS["server"] = {"export", "frontdoor"} | LAYERS["export"] | LAYERS["frontdoor"]
 LAYERS["main"] = {"server"} | LAYERS["server"]
 
 # The library's name in main.rs, which is a crate of its own.

@@ -4,7 +4,7 @@
 #   tools/deps.sh run     what building and running need: a C and C++ compiler (RocksDB, zstd) and
 #                         libclang (bindgen reads RocksDB's header)
 #   tools/deps.sh test    that, and what the tests and checks need: redis-server, redis-cli,
-#                         openssl, Python 3.11, rustfmt, clippy
+#                         openssl, promtool, Python 3.11, rustfmt, clippy
 #
 # Root on Debian or a derivative: installs them with apt-get. Anybody else there: prints the one
 # line to run and exits 1. Any other system: prints what is needed and exits 1. Detection is by
@@ -82,6 +82,7 @@ look() {
         has redis-server || want redis-server "redis-server 6.2 or later, in PATH"
         has redis-cli || want redis-tools "redis-cli, in PATH"
         has openssl || want openssl "openssl 3.0 or later, in PATH"
+        has promtool || want prometheus "promtool, of Prometheus 2.42 or later, in PATH"
         has_python || want python3 "Python 3.11 or later as python3"
     fi
 }
@@ -132,14 +133,16 @@ install_packages() {
     # shellcheck disable=SC2086 # a list of package names
     retry apt_get install --no-install-recommends $packages \
         || die "apt-get install failed: $packages"
-    case " $packages " in
-    *" redis-server "*)
-        # Nor at the next boot.
-        if [ -d /run/systemd/system ]; then
-            systemctl disable --now redis-server.service >/dev/null 2>&1 || true
-        fi
-        ;;
-    esac
+    for service in redis-server prometheus; do
+        case " $packages " in
+        *" $service "*)
+            # Nor at the next boot.
+            if [ -d /run/systemd/system ]; then
+                systemctl disable --now "$service.service" >/dev/null 2>&1 || true
+            fi
+            ;;
+        esac
+    done
 }
 
 # --- cargo ---------------------------------------------------------------------------------------

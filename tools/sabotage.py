@@ -113,8 +113,8 @@ SABOTAGES = (
     Sabotage(
         "own-invalidation", "an own invalidation does not raise the fence at its acknowledgement",
         (edit("engine/invalidate.rs",
-              "delete(&names).await;\n                wish_away(shared, &names);",
-              f"delete(&names).await;\n                if !{ON} {{ wish_away(shared, &names); }}"),),
+              "wish_away(shared, &names);\n                for keys",
+              f"if !{ON} {{ wish_away(shared, &names); }}\n                for keys"),),
         (("p07_in_flight",
           "an_answer_on_its_way_is_not_for_who_comes_after_an_own_change"),),
         torture=True),

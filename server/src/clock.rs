@@ -17,7 +17,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 
 /// An instant: milliseconds since the Unix epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Timestamp(u64);
 
 impl Timestamp {

@@ -5,6 +5,7 @@
 //! own. A fault names the file, the key and what was expected.
 
 mod args;
+mod otlp;
 mod raw;
 mod shared;
 mod url;
@@ -17,6 +18,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::{
     args::{Args, Command, Overrides},
+    otlp::{Destination, Endpoint, ExportCompression, OtlpConfig, Protocol, Sampler},
     raw::{OnSharedDown, TierName},
     shared::{Address, Credentials, MASK, Secret, SharedConfig, TlsFiles, Topology, mask_url},
     words::{Size, Span},
@@ -47,7 +49,7 @@ pub struct Config {
     pub local: LocalConfig,
     /// The shared tier.
     pub shared: SharedConfig,
-    /// Logs.
+    /// Logs, and the export of traces and metrics.
     pub telemetry: TelemetryConfig,
     /// Policy of namespaces that are not listed.
     pub defaults: Policy,
@@ -68,6 +70,8 @@ pub struct ServerConfig {
     pub workers: usize,
     /// Open connections; more are closed at once.
     pub max_connections: usize,
+    /// Open connections for HTTP; more are closed at once.
+    pub max_http_connections: usize,
     /// Requests in flight, all connections together; more get RESOURCE_EXHAUSTED.
     pub max_in_flight: usize,
     /// Streams of Watch, all connections together; more get RESOURCE_EXHAUSTED.
@@ -96,6 +100,10 @@ pub struct TelemetryConfig {
     pub log: String,
     /// How it looks.
     pub log_format: LogFormat,
+    /// Namespaces that metrics show by name; the others are shown together.
+    pub namespaces_max: usize,
+    /// Export of traces and metrics.
+    pub otlp: OtlpConfig,
 }
 
 /// How log lines look.

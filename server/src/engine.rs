@@ -15,13 +15,7 @@ mod watch;
 mod wish;
 mod write;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 pub use self::{
     invalidate::{Invalidated, Target},
@@ -35,9 +29,8 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     error::{Error, Result},
-    namespace::{Namespace, Namespaces},
+    namespace::{Met, Namespace, Namespaces},
     stamp::Stamper,
-    stats::Counters,
     tier::local::{LocalStats, LocalTier},
 };
 
@@ -113,8 +106,6 @@ pub struct Engine {
     namespaces: Namespaces,
     local: LocalTier,
     shared: Option<Shared>,
-    started: Instant,
-    counting_since: AtomicU64,
 }
 
 impl Engine {
@@ -130,8 +121,6 @@ impl Engine {
         Self {
             namespaces: Namespaces::new(Arc::clone(&config)),
             stamper,
-            counting_since: AtomicU64::new(clock.now().as_millis()),
-            started: Instant::now(),
             config,
             clock,
             local,
@@ -172,28 +161,9 @@ impl Engine {
         self.clock.now()
     }
 
-    /// Time since the engine was made.
-    pub fn uptime(&self) -> Duration {
-        self.started.elapsed()
-    }
-
-    /// Name and counters of each namespace.
-    pub fn counters(&self) -> Vec<(String, Arc<Counters>)> {
+    /// What was counted for each namespace.
+    pub fn counters(&self) -> Vec<Met> {
         self.namespaces.counters()
-    }
-
-    /// When counting began.
-    pub fn counting_since(&self) -> Timestamp {
-        Timestamp::from_millis(self.counting_since.load(Ordering::Relaxed))
-    }
-
-    /// Sets all counters to zero.
-    pub fn reset_counters(&self) {
-        for (_, counters) in self.namespaces.counters() {
-            counters.reset();
-        }
-        self.counting_since
-            .store(self.clock.now().as_millis(), Ordering::Relaxed);
     }
 
     /// Figures of the local tier.

@@ -9,12 +9,15 @@ use crate::{
     config::{Config, Policy, TierName},
     error::{Error, Result},
     key::{NamespaceName, Shown},
-    stats::Counters,
+    stats::{Counters, Reading},
     tier::shared::SharedSpace,
 };
 
-/// Namespaces that are counted apart; requests of further ones are counted together.
+/// Namespaces that are counted apart, besides those that are configured; requests of further ones
+/// are counted together.
 pub const COUNTED_APART_MAX: usize = 1000;
+/// The name under which the others are counted.
+pub const OTHER: &str = "other";
 
 /// One namespace.
 #[derive(Debug)]
@@ -27,6 +30,20 @@ pub struct Namespace {
     pub space: SharedSpace,
     /// Its counters; shared by all namespaces beyond [`COUNTED_APART_MAX`].
     pub counters: Arc<Counters>,
+    /// Whether metrics show it by its name.
+    labelled: bool,
+}
+
+/// What was counted for a namespace.
+#[derive(Debug, Clone)]
+pub struct Met {
+    /// Its name; [`OTHER`] for those that are not counted apart.
+    pub name: Arc<str>,
+    /// Whether metrics show it by its name: it is configured, or was among the first to be met.
+    /// That never changes, so that no counter jumps.
+    pub labelled: bool,
+    /// Its counts.
+    pub reading: Reading,
 }
 
 impl Namespace {
@@ -45,7 +62,7 @@ impl Namespace {
 #[derive(Debug)]
 pub struct Namespaces {
     config: Arc<Config>,
-    met: RwLock<HashMap<String, Arc<Namespace>>>,
+    met: RwLock<HashMap<Arc<str>, Arc<Namespace>>>,
     other: Arc<Counters>,
 }
 
@@ -80,17 +97,21 @@ impl Namespaces {
         if let Some(namespace) = met.get(name.as_str()) {
             return Ok(Arc::clone(namespace));
         }
-        if met.len() >= COUNTED_APART_MAX {
+        let room = met.len() < COUNTED_APART_MAX || self.is_configured(name.as_str());
+        // The figures of one with this name could not be told from those of the others.
+        if !room || name.as_str() == OTHER {
             let counters = Arc::clone(&self.other);
             return Ok(Arc::new(Namespace {
                 name,
                 policy,
                 space,
                 counters,
+                labelled: false,
             }));
         }
-        let key = name.as_str().to_owned();
+        let key = Arc::from(name.as_str());
         let namespace = Arc::new(Namespace {
+            labelled: self.is_labelled(&met, name.as_str()),
             name,
             policy,
             space,
@@ -100,16 +121,39 @@ impl Namespaces {
         Ok(namespace)
     }
 
-    /// Name and counters of each, by name; `other` last when there is one.
-    pub fn counters(&self) -> Vec<(String, Arc<Counters>)> {
-        let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
-        let each = met
+    /// Those that are configured are, and of the rest the first ones.
+    fn is_labelled(&self, met: &HashMap<Arc<str>, Arc<Namespace>>, name: &str) -> bool {
+        let configured = self.config.namespaces.len();
+        let unknown = met
             .values()
-            .map(|it| (it.name.as_str().to_owned(), Arc::clone(&it.counters)));
-        let mut all: Vec<_> = each.collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
-        if met.len() >= COUNTED_APART_MAX {
-            all.push(("other".to_owned(), Arc::clone(&self.other)));
+            .filter(|it| it.labelled && !self.is_configured(it.name.as_str()));
+        let room = self.config.telemetry.namespaces_max;
+        self.is_configured(name) || unknown.count() < room.saturating_sub(configured)
+    }
+
+    fn is_configured(&self, name: &str) -> bool {
+        self.config.namespaces.contains_key(name)
+    }
+
+    /// What was counted for each, by name; [`OTHER`] last when there is one.
+    pub fn counters(&self) -> Vec<Met> {
+        let met = self.met.read().unwrap_or_else(PoisonError::into_inner);
+        let mut all: Vec<_> = met
+            .iter()
+            .map(|(name, namespace)| Met {
+                name: Arc::clone(name),
+                labelled: namespace.labelled,
+                reading: namespace.counters.read(),
+            })
+            .collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        let reading = self.other.read();
+        if reading != Reading::default() {
+            all.push(Met {
+                name: Arc::from(OTHER),
+                labelled: false,
+                reading,
+            });
         }
         all
     }

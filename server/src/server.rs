@@ -8,18 +8,15 @@
 //! closed. Whatever has not finished within `drain_timeout` is dropped.
 
 mod attached;
+mod exporting;
 
 use std::{future::Future, io, sync::Arc, thread, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use self::attached::Attached;
+use self::{attached::Attached, exporting::Exporting};
 use crate::{
     clock::Clock,
     config::{Config, Listen, TierName},
@@ -30,8 +27,10 @@ use crate::{
         http,
         listen::{self, Inlet, Listener},
     },
+    observe::Observer,
     stamp::Stamper,
     tier::local::{LocalTier, Maintenance},
+    trace::Tracer,
 };
 
 /// A bound daemon, not yet serving.
@@ -40,11 +39,13 @@ pub struct Server {
     grpc: Listener,
     http: Listener,
     services: Services,
+    observer: Arc<Observer>,
     health: HealthReporter,
     local: LocalTier,
     maintenance: Maintenance,
     stop_maintenance: CancellationToken,
     attached: Option<Attached>,
+    exporting: Exporting,
 }
 
 /// How a run ended.
@@ -76,30 +77,38 @@ impl Server {
         )
         .await?;
         let stamper = Arc::new(Stamper::new(clock.clone(), Stamper::random_writer()?));
-        let attached = Attached::begin(&config, &clock, &stamper, &local).await?;
+        let (tracer, spans) = Tracer::new(&config.telemetry.otlp);
+        let attached = Attached::begin(&config, &clock, &stamper, &local, &tracer).await?;
         let (shared, attached) = attached.unzip();
-        let engine = Engine::new(Arc::clone(&config), clock, stamper, local.clone(), shared);
+        let engine = Engine::new(
+            Arc::clone(&config),
+            clock.clone(),
+            stamper,
+            local.clone(),
+            shared,
+        );
+        let (engine, door) = (Arc::new(engine), Arc::default());
+        let observer = Arc::new(Observer::new(engine, clock, door, tracer));
+        let exporting = Exporting::begin(&config, &observer, spans)?;
         let health = HealthReporter::new();
-        for part in ["", CACHE_SERVICE] {
-            health
-                .set_service_status(part, ServingStatus::Serving)
-                .await;
-        }
+        say(&health, ServingStatus::Serving).await;
         health
             .set_service_status(SHARED_PART, ServingStatus::Unknown)
             .await;
         let max_in_flight = config.server.max_in_flight;
-        let services = Services::new(Arc::new(engine), health.clone(), max_in_flight);
+        let services = Services::new(Arc::clone(&observer), health.clone(), max_in_flight);
         Ok(Self {
             config,
             grpc,
             http,
             services,
+            observer,
             health,
             local,
             maintenance,
             stop_maintenance,
             attached,
+            exporting,
         })
     }
 
@@ -116,54 +125,49 @@ impl Server {
     ) -> Result<Ending> {
         let (stopping, drained) = (CancellationToken::new(), CancellationToken::new());
         let mut workers = Workers::start(&self.config, &self.services, &stopping)?;
-        let outlets = workers.take_outlets();
-        let max_connections = self.config.server.max_connections;
-        let mut doors = JoinSet::new();
+        let (drain, mut doors) = (self.config.server.drain_timeout.0, JoinSet::new());
         doors.spawn(listen::accept(
             self.grpc,
-            outlets,
-            max_connections,
+            workers.take_outlets(),
+            self.config.server.max_connections,
+            Arc::clone(self.observer.door()),
             stopping.clone(),
         ));
+        doors.spawn(Arc::clone(&self.observer).watch(stopping.clone()));
         if let Some(attached) = &self.attached {
             doors.spawn(attached.tell(self.health.clone()));
         }
-        doors.spawn(serve_http(self.http, stopping.clone(), drained.clone()));
+        doors.spawn(http::serve(
+            self.http,
+            http::router(Arc::clone(&self.observer), stopping.clone()),
+            self.config.server.max_http_connections,
+            Arc::clone(self.observer.door()),
+            drained.clone(),
+        ));
 
         tokio::pin!(hurry);
         tokio::select! {
             () = stop => tracing::info!("stopping: finishing what is in flight"),
             () = workers.first_failure() => tracing::error!("a worker stopped by itself"),
         }
-        let deadline = Instant::now() + self.config.server.drain_timeout.0;
-        for part in ["", CACHE_SERVICE] {
-            self.health
-                .set_service_status(part, ServingStatus::NotServing)
-                .await;
-        }
+        say(&self.health, ServingStatus::NotServing).await;
         stopping.cancel();
-        let mut hurried = false;
-        let ending = tokio::select! {
-            () = self.services.quiet() => Ending::Drained,
-            finished = timeout_at(deadline, workers.finished()) => match finished {
-                Ok(()) => Ending::Drained,
-                Err(_) => Ending::CutOff,
+        let (ending, hurried) = tokio::select! {
+            () = self.services.quiet() => (Ending::Drained, false),
+            finished = timeout(drain, workers.finished()) => match finished {
+                Ok(()) => (Ending::Drained, false),
+                Err(_) => (Ending::CutOff, false),
             },
-            () = &mut hurry => {
-                hurried = true;
-                Ending::CutOff
-            }
+            () = &mut hurry => (Ending::CutOff, true),
         };
         if ending == Ending::CutOff {
             let in_flight = self.services.in_flight();
-            tracing::warn!(
-                in_flight,
-                "stopped before everything in flight was finished"
-            );
+            tracing::warn!(in_flight, "stopped before everything in flight was done");
         }
         workers.abandon();
         drained.cancel();
         doors.shutdown().await;
+        self.exporting.stop();
         if let Some(attached) = self.attached {
             attached.end().await;
         }
@@ -173,19 +177,23 @@ impl Server {
             // The write-ahead log has everything; the next start takes a little longer.
             return Ok(ending);
         }
+        let close = async {
+            // First: its last figures are of the store.
+            self.exporting.end().await;
+            self.local.close().await
+        };
         tokio::select! {
-            closed = self.local.close() => closed?,
+            closed = close => closed?,
             () = &mut hurry => return Ok(Ending::CutOff),
         }
         Ok(ending)
     }
 }
 
-/// Serves HTTP until `drained`; says that it is not ready from `stopping` on.
-async fn serve_http(http: Listener, stopping: CancellationToken, drained: CancellationToken) {
-    let router = http::router(stopping);
-    if let Err(error) = http::serve(http, router, drained).await {
-        tracing::error!(%error, "the HTTP port stopped");
+/// Tells the health service how the daemon is.
+async fn say(health: &HealthReporter, status: ServingStatus) {
+    for part in ["", CACHE_SERVICE] {
+        health.set_service_status(part, status).await;
     }
 }
 

@@ -9,8 +9,10 @@
 //! - [`shared`] configures daemons for a shared tier and waits for what they make of it.
 //! - [`caller`] calls one daemon and expects an answer, whatever Redis does.
 //! - [`history`] records what callers saw and checks it against the promises of coherence.
+//! - [`Collector`] takes traces and metrics by OTLP, as a real one does.
 //! - [`wire`] speaks to a port below the level of any client, [`request`] builds messages.
 //! - [`sandbox`] gives a daemon a disk of its own that a test can fill or make read-only.
+//! - [`metrics`] takes apart what `/metrics` says.
 //! - [`load`] makes values and requests that take long.
 //! - [`eventually`] waits for a state that announces itself by no event.
 //!
@@ -24,10 +26,12 @@
 
 pub mod caller;
 mod cli;
+pub mod collector;
 mod daemon;
 mod eventually;
 pub mod history;
 pub mod load;
+pub mod metrics;
 mod pair;
 mod ports;
 mod process;
@@ -39,7 +43,8 @@ pub mod shared;
 pub mod wire;
 
 pub use caller::Caller;
-pub use cli::{pannier, pannier_with_stdin, stderr, stdout};
+pub use cli::{pannier, pannier_lines, pannier_with_stdin, stderr, stdout};
+pub use collector::Collector;
 pub use daemon::{Builder, Daemon};
 pub use eventually::{EVENTUALLY_MAX, eventually};
 pub use pair::Pair;

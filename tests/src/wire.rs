@@ -30,10 +30,38 @@ const CANCEL: u32 = 8;
 const FRAME_BYTES_MAX: usize = 16 << 10;
 const WINDOW_BYTES: i64 = (64 << 10) - 1;
 
+/// An answer over HTTP/1.1.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpReply {
+    /// The status.
+    pub status: u16,
+    /// The lines of the head, in lower case.
+    pub head: String,
+    /// The body.
+    pub body: String,
+}
+
+impl HttpReply {
+    /// The value of a header, in lower case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(it, _)| *it == name).map(|(_, value)| value)
+    }
+}
+
 /// Status and body of a GET over HTTP/1.1; an error when nobody answers.
 pub async fn http_get(address: &str, path: &str) -> io::Result<(u16, String)> {
+    let reply = http(address, "GET", path, "").await?;
+    Ok((reply.status, reply.body))
+}
+
+/// One request over HTTP/1.1 on a connection of its own; `headers` are lines that end in CRLF. An
+/// error when nobody answers.
+pub async fn http(address: &str, method: &str, path: &str, headers: &str) -> io::Result<HttpReply> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n"
+    );
     stream.write_all(request.as_bytes()).await?;
     let mut reply = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut reply)).await??;
@@ -41,11 +69,12 @@ pub async fn http_get(address: &str, path: &str) -> io::Result<(u16, String)> {
         .split(' ')
         .nth(1)
         .and_then(|status| status.parse().ok());
-    let body = reply
-        .split_once("\r\n\r\n")
-        .map(|(_, body)| body.to_owned());
-    match (status, body) {
-        (Some(status), Some(body)) => Ok((status, body)),
+    match (status, reply.split_once("\r\n\r\n")) {
+        (Some(status), Some((head, body))) => Ok(HttpReply {
+            status,
+            head: head.to_ascii_lowercase(),
+            body: body.to_owned(),
+        }),
         _ => Err(io::Error::other(format!("not HTTP: {reply:?}"))),
     }
 }

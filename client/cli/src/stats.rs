@@ -1,14 +1,23 @@
-//! `pannier stats`: the counters of the daemon and the state of its tiers.
+//! `pannier stats`: what the daemon counted, and the state of its tiers.
+
+mod counts;
+mod durations;
+mod table;
+mod tiers;
 
 use std::{
-    fmt::Write,
+    io::{IsTerminal, stdout},
     time::{Duration, SystemTime},
 };
 
-use bytesize::ByteSize;
-use pannier_client::proto::{Counters, LocalTierStats, SharedTierStats, StatsResponse, WatchStats};
+use pannier_client::proto::{StatsResponse, WindowStats};
 use serde::Serialize;
 
+use self::{
+    counts::Counts,
+    durations::Durations,
+    tiers::{LocalView, SharedView, WatchView},
+};
 use crate::{
     exit::{Exit, Failure},
     output,
@@ -19,19 +28,35 @@ use crate::{
 const AFTER_HELP: &str = "\
 Examples:
   pannier stats
+  pannier stats --watch
+  pannier stats --watch=10 --json
   pannier -n builds stats --json
   pannier stats --reset
 
-With --reset the counters are printed first and then set to zero, of all namespaces; what happens
-in between is lost.";
+With --reset the counters are printed first and then counted anew, of all namespaces; what happens
+in between is lost. With --watch and --json one object a line. Percentiles are estimates: durations
+are counted in steps of 1, 2.5 and 5 times a power of ten.";
 
-/// Print counters and the state of the tiers
+/// Moves the cursor home and clears what is below (ECMA-48: CUP, ED).
+const CLEAR: &str = "\x1b[H\x1b[J";
+
+/// Print counters, latencies and the state of the tiers
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Args {
-    /// Set the counters to zero after printing them
-    #[arg(long)]
+    /// Count anew after printing
+    #[arg(long, conflicts_with = "watch")]
     reset: bool,
+    /// Print again every so many seconds, until Ctrl-C
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "2",
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
+    watch: Option<u64>,
 }
 
 #[derive(Debug, Serialize)]
@@ -40,108 +65,79 @@ struct Report {
     since: Option<String>,
     uptime_ms: Option<u64>,
     shared_state: &'static str,
-    total: CountersView,
-    namespaces: Vec<NamespaceView>,
+    #[serde(flatten)]
+    counted: Counted,
+    last_minute: Option<Minute>,
     local: LocalView,
     // Null when no shared tier is configured.
     shared: Option<SharedView>,
     watch: WatchView,
 }
 
-#[derive(Debug, Default, Serialize)]
-struct WatchView {
-    watchers: u64,
-    messages: u64,
-    dropped: u64,
+/// What counted in some time.
+#[derive(Debug, Serialize)]
+struct Counted {
+    #[serde(flatten)]
+    counts: Counts,
+    #[serde(flatten)]
+    durations: Durations,
 }
 
 #[derive(Debug, Serialize)]
-struct NamespaceView {
-    namespace: String,
-    #[serde(flatten)]
-    counters: CountersView,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct CountersView {
-    hits: u64,
-    misses: u64,
-    // Part of the reads that were hits, 0 to 1; null before the first read.
-    hit_rate: Option<f64>,
-    puts: u64,
-    invalidations: u64,
-    errors: u64,
-    refusals: u64,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct LocalView {
-    serving: bool,
-    message: String,
-    disk_bytes: u64,
-    disk_budget_bytes: u64,
-    memory_bytes: u64,
-    memory_budget_bytes: u64,
-    keys_estimate: u64,
-    corrupt_records: u64,
-    expired_records: u64,
-    refreshed_records: u64,
-    reopens: u64,
-    set_asides: u64,
-}
-
-#[derive(Debug, Default, Serialize)]
-struct SharedView {
-    state: &'static str,
+struct Minute {
     since: Option<String>,
-    message: String,
-    contact_age_ms: Option<u64>,
-    attachments: u64,
-    changes: u64,
-    flushes: u64,
-    verified_copies: u64,
-    refuted_copies: u64,
-    deferred_changes: u64,
+    length_ms: Option<u64>,
+    #[serde(flatten)]
+    counted: Counted,
 }
 
 pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
-    let client = &session.client;
-    let stats = client.stats(session.namespace_named()).await;
+    let Some(seconds) = args.watch else {
+        print(session, false).await?;
+        if args.reset {
+            let reset = session.client.reset().await;
+            reset.map_err(|error| session.failure(error))?;
+        }
+        return Ok(Exit::Ok);
+    };
+    let mut ticks = tokio::time::interval(Duration::from_secs(seconds));
+    loop {
+        ticks.tick().await;
+        print(session, stdout().is_terminal()).await?;
+    }
+}
+
+async fn print(session: &Session, clear: bool) -> Result<(), Failure> {
+    let stats = session.client.stats(session.namespace_named()).await;
     let report = Report::new(stats.map_err(|error| session.failure(error))?);
     if session.json {
-        output::json(&report)?;
-    } else {
-        output::bytes(report.words().as_bytes())?;
+        return output::json(&report);
     }
-    if args.reset {
-        client
-            .reset()
-            .await
-            .map_err(|error| session.failure(error))?;
-    }
-    Ok(Exit::Ok)
+    let before = if clear { CLEAR } else { "" };
+    output::bytes(format!("{before}{}", report.words()).as_bytes())
+}
+
+fn instant(at: Option<impl TryInto<SystemTime>>) -> Option<String> {
+    at.and_then(|at| at.try_into().ok()).map(view::instant)
+}
+
+fn span(span: Option<impl TryInto<Duration>>) -> Option<Duration> {
+    span.and_then(|span| span.try_into().ok())
 }
 
 impl Report {
     fn new(stats: StatsResponse) -> Self {
         let shared_state = view::shared_state(stats.shared_state());
-        let since = stats
-            .since
-            .and_then(|since| SystemTime::try_from(since).ok());
-        let uptime = stats
-            .uptime
-            .and_then(|uptime| Duration::try_from(uptime).ok());
-        let namespaces = stats.namespaces.into_iter().map(|namespace| NamespaceView {
-            namespace: namespace.namespace,
-            counters: CountersView::new(namespace.counters.unwrap_or_default()),
-        });
         Self {
             version: stats.version,
-            since: since.map(view::instant),
-            uptime_ms: uptime.map(view::milliseconds),
+            since: instant(stats.since),
+            uptime_ms: span(stats.uptime).map(view::milliseconds),
             shared_state,
-            total: CountersView::new(stats.total.unwrap_or_default()),
-            namespaces: namespaces.collect(),
+            counted: Counted {
+                counts: Counts::new(stats.total, stats.namespaces),
+                durations: Durations::new(stats.operations, stats.calls),
+            },
+            last_minute: stats.last_minute.map(Minute::new),
             local: LocalView::new(stats.local.unwrap_or_default()),
             shared: stats.shared.map(SharedView::new),
             watch: WatchView::new(stats.watch.unwrap_or_default()),
@@ -150,190 +146,49 @@ impl Report {
 
     fn words(&self) -> String {
         let uptime = self.uptime_ms.map(Duration::from_millis).map(view::span);
-        let mut text = format!(
-            "pannierd {}, up {}, counting since {}\n",
+        let shared = match &self.shared {
+            Some(shared) => shared.words(),
+            None => format!("shared tier  {}\n", self.shared_state),
+        };
+        let minute = match &self.last_minute {
+            Some(minute) => minute.words(),
+            None => String::new(),
+        };
+        format!(
+            "pannierd {}, up {}\n{}{shared}{}\nsince {}\n{}{minute}",
             self.version,
             uptime.as_deref().unwrap_or("?"),
-            self.since.as_deref().unwrap_or("?")
-        );
-        text.push_str(&self.local.words());
-        // Writing into a String does not fail.
-        match &self.shared {
-            Some(shared) => text.push_str(&shared.words()),
-            None => _ = writeln!(text, "shared tier  {}", self.shared_state),
-        }
-        text.push_str(&self.watch.words());
-        text.push('\n');
-        text.push_str(&self.table());
-        text
-    }
-
-    fn table(&self) -> String {
-        const HEAD: [&str; 8] = [
-            "NAMESPACE",
-            "HITS",
-            "MISSES",
-            "HIT RATE",
-            "PUTS",
-            "INVALIDATIONS",
-            "ERRORS",
-            "REFUSALS",
-        ];
-        let mut rows = vec![HEAD.map(str::to_owned)];
-        for namespace in &self.namespaces {
-            rows.push(
-                namespace
-                    .counters
-                    .row(&output::printable(&namespace.namespace)),
-            );
-        }
-        rows.push(self.total.row("total"));
-        let widths: [usize; 8] = std::array::from_fn(|column| {
-            rows.iter()
-                .map(|row| row[column].chars().count())
-                .max()
-                .unwrap_or_default()
-        });
-        let mut text = String::new();
-        for row in &rows {
-            let _ = write!(text, "{:<width$}", row[0], width = widths[0]);
-            for (cell, width) in row.iter().zip(widths).skip(1) {
-                let _ = write!(text, "  {cell:>width$}");
-            }
-            text.push('\n');
-        }
-        text
-    }
-}
-
-impl CountersView {
-    fn new(counters: Counters) -> Self {
-        let reads = counters.hits.saturating_add(counters.misses);
-        Self {
-            hits: counters.hits,
-            misses: counters.misses,
-            hit_rate: (reads > 0).then(|| counters.hits as f64 / reads as f64),
-            puts: counters.puts,
-            invalidations: counters.invalidations,
-            errors: counters.errors,
-            refusals: counters.refusals,
-        }
-    }
-
-    fn row(&self, name: &str) -> [String; 8] {
-        let rate = self
-            .hit_rate
-            .map_or("-".to_owned(), |rate| format!("{:.1}%", rate * 100.0));
-        [
-            name.to_owned(),
-            self.hits.to_string(),
-            self.misses.to_string(),
-            rate,
-            self.puts.to_string(),
-            self.invalidations.to_string(),
-            self.errors.to_string(),
-            self.refusals.to_string(),
-        ]
-    }
-}
-
-impl SharedView {
-    fn new(stats: SharedTierStats) -> Self {
-        let since = stats.since.and_then(|it| SystemTime::try_from(it).ok());
-        let contact_age = stats.contact_age.and_then(|it| Duration::try_from(it).ok());
-        Self {
-            state: view::shared_state(stats.state()),
-            since: since.map(view::instant),
-            message: stats.message,
-            contact_age_ms: contact_age.map(view::milliseconds),
-            attachments: stats.attachments,
-            changes: stats.changes,
-            flushes: stats.flushes,
-            verified_copies: stats.verified_copies,
-            refuted_copies: stats.refuted_copies,
-            deferred_changes: stats.deferred_changes,
-        }
-    }
-
-    fn words(&self) -> String {
-        let contact = self.contact_age_ms.map(Duration::from_millis);
-        let contact = contact.map_or_else(|| "never".to_owned(), |age| view::span(age) + " ago");
-        let mut text = format!(
-            "shared tier  {} since {}, last contact {contact}\n",
-            self.state,
-            self.since.as_deref().unwrap_or("?")
-        );
-        // Writing into a String does not fail.
-        if !self.message.is_empty() {
-            let _ = writeln!(text, "             {}", self.message);
-        }
-        let _ = writeln!(
-            text,
-            "             {} changes heard of, {} copies verified, {} found changed, {} changes \
-             wait for Redis",
-            self.changes, self.verified_copies, self.refuted_copies, self.deferred_changes
-        );
-        text
-    }
-}
-
-impl WatchView {
-    fn new(stats: WatchStats) -> Self {
-        Self {
-            watchers: stats.watchers,
-            messages: stats.messages,
-            dropped: stats.dropped,
-        }
-    }
-
-    fn words(&self) -> String {
-        format!(
-            "watchers     {}, {} messages told, {} dropped for being too slow\n",
-            self.watchers, self.messages, self.dropped
+            self.local.words(),
+            self.watch.words(),
+            self.since.as_deref().unwrap_or("?"),
+            self.counted.words(),
         )
     }
 }
 
-impl LocalView {
-    fn new(local: LocalTierStats) -> Self {
+impl Counted {
+    fn words(&self) -> String {
+        let durations = self.durations.table();
+        let between = if durations.is_empty() { "" } else { "\n" };
+        format!("{}{between}{durations}", self.counts.table())
+    }
+}
+
+impl Minute {
+    fn new(window: WindowStats) -> Self {
         Self {
-            serving: local.serving,
-            message: local.message,
-            disk_bytes: local.disk_bytes,
-            disk_budget_bytes: local.disk_budget_bytes,
-            memory_bytes: local.memory_bytes,
-            memory_budget_bytes: local.memory_budget_bytes,
-            keys_estimate: local.keys_estimate,
-            corrupt_records: local.corrupt_records,
-            expired_records: local.expired_records,
-            refreshed_records: local.refreshed_records,
-            reopens: local.reopens,
-            set_asides: local.set_asides,
+            since: instant(window.since),
+            length_ms: span(window.length).map(view::milliseconds),
+            counted: Counted {
+                counts: Counts::new(window.total, window.namespaces),
+                durations: Durations::new(window.operations, window.calls),
+            },
         }
     }
 
     fn words(&self) -> String {
-        let state = match (self.serving, &*self.message) {
-            (true, _) => "serving".to_owned(),
-            (false, "") => "not serving".to_owned(),
-            (false, message) => format!("not serving: {message}"),
-        };
-        let size = |bytes: u64| ByteSize::b(bytes).display().iec().to_string();
-        format!(
-            "local tier   {state}\n\
-             \x20            about {} keys, disk {} of {}, memory {} of {}\n\
-             \x20            corrupt {}, expired {}, refreshed {}, reopens {}, set aside {}\n",
-            self.keys_estimate,
-            size(self.disk_bytes),
-            size(self.disk_budget_bytes),
-            size(self.memory_bytes),
-            size(self.memory_budget_bytes),
-            self.corrupt_records,
-            self.expired_records,
-            self.refreshed_records,
-            self.reopens,
-            self.set_asides
-        )
+        let seconds = self.length_ms.unwrap_or_default() / 1000;
+        format!("\nlast {seconds} seconds\n{}", self.counted.words())
     }
 }
 
@@ -366,12 +221,12 @@ mod tests {
             ],
             ..StatsResponse::default()
         });
-        let table = report.table();
+        let table = report.counted.counts.table();
         let expected = "\
-            NAMESPACE  HITS  MISSES  HIT RATE  PUTS  INVALIDATIONS  ERRORS  REFUSALS\n\
-            builds     1000     500     66.7%     0              0       0         0\n\
-            idle          0       0         -     0              0       0         0\n\
-            total      1000     500     66.7%     0              0       0         0\n";
+            NAMESPACE  HITS  MISSES  HIT RATE  STALE  PUTS  INVALIDATIONS  ERRORS  REFUSALS\n\
+            builds     1000     500     66.7%      0     0              0       0         0\n\
+            idle          0       0         -      0     0              0       0         0\n\
+            total      1000     500     66.7%      0     0              0       0         0\n";
         assert_eq!(table, expected);
     }
 

@@ -1,8 +1,18 @@
 //! How the daemon stands to the shared tier, and what happened so far.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use super::Coherence;
 use crate::clock::Timestamp;
+
+/// Changes of the standing that are remembered.
+const HISTORY_MAX: usize = 32;
 
 /// How the daemon stands to the shared tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +34,9 @@ pub enum Standing {
 /// What happened so far.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    pub(super) attached: AtomicU64,
+    /// The last changes of the standing, the latest last.
+    history: Mutex<VecDeque<Standing>>,
+    attached: AtomicU64,
     pub(super) pushes: AtomicU64,
     pub(super) flushes: AtomicU64,
     pub(super) verified: AtomicU64,
@@ -47,6 +59,23 @@ pub struct CoherenceStats {
 }
 
 impl Counts {
+    /// Notes a change of the standing.
+    pub(super) fn changed(&self, standing: &Standing) {
+        if let Standing::Attached { .. } = standing {
+            self.attached.fetch_add(1, Ordering::Relaxed);
+        }
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        if history.len() == HISTORY_MAX {
+            history.pop_front();
+        }
+        history.push_back(standing.clone());
+    }
+
+    pub(super) fn history(&self) -> Vec<Standing> {
+        let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.iter().cloned().collect()
+    }
+
     pub(super) fn stats(&self) -> CoherenceStats {
         let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
         CoherenceStats {
@@ -56,5 +85,12 @@ impl Counts {
             verified: get(&self.verified),
             refuted: get(&self.refuted),
         }
+    }
+}
+
+impl Coherence {
+    /// The last changes of the standing, the latest last.
+    pub fn history(&self) -> Vec<Standing> {
+        self.counts.history()
     }
 }

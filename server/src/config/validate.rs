@@ -1,5 +1,6 @@
 //! From what was written to what the daemon runs on: merge, defaults, checks.
 
+mod otlp;
 mod policy;
 mod shared;
 
@@ -15,6 +16,8 @@ use crate::key::NamespaceName;
 
 /// Smallest disk budget: below it the write buffers would not fit.
 const DISK_BUDGET_MIN: Size = Size(64 << 20);
+/// Most namespaces that metrics show by name: no more are counted apart.
+const NAMESPACES_SHOWN_MAX: usize = 1000;
 /// Smallest memory budget.
 const MEMORY_BUDGET_MIN: Size = Size(16 << 20);
 
@@ -78,6 +81,13 @@ pub(super) fn config(file: File, origin: &str, flags: &Overrides, env: Env<'_>) 
     let telemetry = TelemetryConfig {
         log: log.map_or_else(|| Ok("info".into()), checked_log)?,
         log_format: file.telemetry.log_format.unwrap_or_default(),
+        namespaces_max: count(
+            &sources.at("telemetry.namespaces_max"),
+            file.telemetry.namespaces_max,
+            100,
+            NAMESPACES_SHOWN_MAX,
+        )?,
+        otlp: otlp::config(file.telemetry.otlp, &sources, env)?,
     };
     let shared = shared::config(file.shared, &sources)?;
     check_raw_prefixes(&shared.key_prefix, &defaults, &namespaces, origin)?;
@@ -120,6 +130,12 @@ fn server(raw: raw::Server, sources: &Sources<'_>) -> Result<ServerConfig> {
         allow_plaintext,
         workers: count("server.workers", raw.workers, cores, 256)?,
         max_connections: count("server.max_connections", raw.max_connections, 1024, 1 << 20)?,
+        max_http_connections: count(
+            "server.max_http_connections",
+            raw.max_http_connections,
+            64,
+            1 << 16,
+        )?,
         max_in_flight: count("server.max_in_flight", raw.max_in_flight, 4096, 1 << 20)?,
         max_watchers: count("server.max_watchers", raw.max_watchers, 256, 1 << 16)?,
         drain_timeout: raw.drain_timeout.unwrap_or(Span(Duration::from_secs(10))),

@@ -9,11 +9,13 @@ use super::{
 };
 use crate::{
     coherence::Link,
+    config::TierName,
     error::{Error, Kind, Result},
     glob::Glob,
     journal::Deferred,
     key::{EntryName, Key, check_length},
     namespace::Namespace,
+    steps::{self, Ended, Steps},
     tier::{
         Tier,
         local::Selection,
@@ -66,18 +68,31 @@ impl Engine {
     /// Removes entries. No read that starts after it has returned sees them. On an error some may
     /// have been removed and the rest not. `Unavailable` when Redis is away and the wish cannot be
     /// kept for its return, or when the local tier cannot remove.
-    pub async fn invalidate(&self, namespace: &str, target: Target) -> Result<Invalidated> {
+    pub async fn invalidate(
+        &self,
+        namespace: &str,
+        target: Target,
+        steps: &Steps,
+    ) -> Result<Invalidated> {
         let namespace = self.namespaces.get(namespace)?;
-        let result = self.invalidate_in(&namespace, target).await;
+        let result = self.invalidate_in(&namespace, target, steps).await;
         Self::counted(&namespace, result)
     }
 
-    async fn invalidate_in(&self, namespace: &Namespace, target: Target) -> Result<Invalidated> {
+    async fn invalidate_in(
+        &self,
+        namespace: &Namespace,
+        target: Target,
+        steps: &Steps,
+    ) -> Result<Invalidated> {
         let begun = Instant::now();
         let gone = checked(target)?;
         check_raw(namespace, &gone)?;
         let shared = match self.shared_for(namespace) {
-            Some(shared) => Some(Box::pin(self.remove_shared(shared, namespace, &gone)).await?),
+            Some(shared) => {
+                let removed = Box::pin(self.remove_shared(shared, namespace, &gone, steps));
+                Some(removed.await?)
+            }
             None => None,
         };
         let deferred = shared
@@ -86,7 +101,7 @@ impl Engine {
         // Done under the gate already, when Redis was away.
         let (count, local) = match deferred {
             true => (0, Outcome::Applied),
-            false => match (self.remove_local(namespace, &gone).await, &shared) {
+            false => match (self.remove_local(namespace, &gone, steps).await, &shared) {
                 (Ok(removed), _) => removed,
                 // What could not be removed is in doubt, which is a miss: Redis has the say.
                 (Err(error), Some(_)) if error.kind() == Kind::Unavailable => (0, Outcome::Failed),
@@ -118,11 +133,28 @@ impl Engine {
         })
     }
 
-    async fn remove_local(&self, namespace: &Namespace, gone: &Gone) -> Result<(u64, Outcome)> {
+    async fn remove_local(
+        &self,
+        namespace: &Namespace,
+        gone: &Gone,
+        steps: &Steps,
+    ) -> Result<(u64, Outcome)> {
         if !namespace.uses_local() {
             self.tell(namespace, gone);
             return Ok((0, Outcome::Skipped));
         }
+        let begun = Instant::now();
+        let removed = self.remove_from_local(namespace, gone).await;
+        steps.note(
+            steps::What::Remove,
+            TierName::Local,
+            Ended::change(&removed),
+            begun,
+        );
+        removed.map(|count| (count, Outcome::Applied))
+    }
+
+    async fn remove_from_local(&self, namespace: &Namespace, gone: &Gone) -> Result<u64> {
         let mut count = 0;
         match gone {
             Gone::Keys(keys) => {
@@ -139,7 +171,7 @@ impl Engine {
                     .await?;
             }
         }
-        Ok((count, Outcome::Applied))
+        Ok(count)
     }
 
     /// Tells watchers, where no local tier does.
@@ -161,12 +193,13 @@ impl Engine {
         shared: &Shared,
         namespace: &Namespace,
         gone: &Gone,
+        steps: &Steps,
     ) -> Result<Reached> {
         let begun = Instant::now();
         let mut lost = 0;
         loop {
             let Some(link) = shared.link_after(lost) else {
-                match self.remove_later(shared, namespace, gone).await? {
+                match self.remove_later(shared, namespace, gone, steps).await? {
                     Some(count) => {
                         return Ok(Reached {
                             count,
@@ -178,7 +211,14 @@ impl Engine {
                     None => continue,
                 }
             };
+            let asked = Instant::now();
             let removed = self.remove_on(shared, &link, namespace, gone).await;
+            steps.note(
+                steps::What::Remove,
+                TierName::Shared,
+                Ended::change(&removed),
+                asked,
+            );
             match shared.noted(&link, removed) {
                 Ok(count) => {
                     return Ok(Reached {
@@ -207,7 +247,13 @@ impl Engine {
         match gone {
             Gone::Keys(keys) => {
                 let names: Vec<_> = keys.iter().map(|key| shared.name(namespace, key)).collect();
+                let first = names.first().map(SharedName::as_bytes);
+                let expected = first.and_then(|first| shared.coherence.expect(first));
                 let removed = link.tier().delete(&names).await;
+                // Redis tells of what was there, and only of one can be said that it was.
+                if let (Some(expected), [_], Ok(1)) = (expected, &*names, &removed) {
+                    expected.acknowledged();
+                }
                 wish_away(shared, &names);
                 for keys in keys.chunks(KEYS_MAX) {
                     let keys = keys.iter().map(|key| key.as_str().to_owned()).collect();
@@ -241,11 +287,13 @@ impl Engine {
         shared: &Shared,
         namespace: &Namespace,
         gone: &Gone,
+        steps: &Steps,
     ) -> Result<Option<u64>> {
         let gate = shared.coherence.hold_gate().await;
         if !shared.coherence.is_detached_for_sure(&gate) {
             return Ok(None);
         }
+        let begun = Instant::now();
         let stamp = self.stamper.bound();
         let name = namespace.name.as_str().to_owned();
         match gone {
@@ -274,7 +322,13 @@ impl Engine {
                 shared.defer(namespace, &[item]).await?;
             }
         }
-        let (count, _) = self.remove_local(namespace, gone).await?;
+        steps.note(
+            steps::What::Remove,
+            TierName::Shared,
+            Ended::Deferred,
+            begun,
+        );
+        let (count, _) = self.remove_local(namespace, gone, steps).await?;
         Ok(Some(count))
     }
 

@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::{
-    Engine, ReadOptions, Source, available,
+    Engine, ReadOptions, Source,
     shared::{Looked, Question, Shared, Worth, shared_is_away},
 };
 use crate::{
     clock::Timestamp,
+    config::TierName,
     error::Result,
     key::{EntryName, Key},
     namespace::Namespace,
     record::Head,
-    tier::{Found, Mark, Tier},
+    steps::{Ended, Steps, What},
+    tier::{Found, Mark},
 };
 
 /// Whether an entry exists, as far as the tiers know.
@@ -41,12 +43,39 @@ impl Engine {
         let local = match local {
             _ if options.require_shared || !namespace.uses_local() => None,
             Some(local) => local,
-            None => available(namespace, self.local.get(question.name).await),
+            None => {
+                self.find_locally(namespace, question.name, question.steps)
+                    .await
+            }
         };
         let local = match self.at_home(shared, &question, local) {
             Ok(looked) => return Ok(looked),
             Err(local) => local,
         };
+        let had = local.is_some();
+        let looked = self.look_further(shared, question, local, options).await;
+        if had {
+            let ended = match &looked {
+                Ok(looked) if looked.stale => Ended::Stale,
+                Ok(looked) if looked.found.is_some() && looked.source == Source::Local => {
+                    Ended::Hit
+                }
+                _ => Ended::Miss,
+            };
+            let steps = question.steps;
+            steps.turns_out(What::Lookup, TierName::Local, ended);
+        }
+        looked
+    }
+
+    /// Beyond a local copy that does not count by itself.
+    async fn look_further(
+        &self,
+        shared: &Shared,
+        question: Question<'_>,
+        local: Option<Found>,
+        options: ReadOptions,
+    ) -> Result<Looked> {
         let Some(link) = shared.coherence.link() else {
             return self.look_without_redis(shared, &question, local, options, "");
         };
@@ -144,7 +173,7 @@ impl Engine {
         namespace: &Namespace,
         keys: &[&Key],
         names: &[EntryName],
-        options: ReadOptions,
+        (options, steps): (ReadOptions, &Steps),
     ) -> Vec<Result<Looked>> {
         let shared_names: Vec<_> = keys.iter().map(|key| shared.name(namespace, key)).collect();
         let questions: Vec<_> = names
@@ -155,10 +184,11 @@ impl Engine {
                 name,
                 shared_name,
                 begun: shared.coherence.last_change(shared_name.as_bytes()),
+                steps,
             })
             .collect();
-        let local = match options.require_shared {
-            true => names.iter().map(|_| None).collect(),
+        let (local, share) = match options.require_shared {
+            true => (names.iter().map(|_| None).collect(), None),
             false => self.found_locally(namespace, names).await,
         };
         let mut looked = Vec::with_capacity(names.len());
@@ -172,9 +202,22 @@ impl Engine {
                 }
             }));
         }
+        if let Some(share) = share {
+            share.note(steps, Ended::Hit, looked.len() - left.len());
+        }
         // All at once: the client sends them in one go.
         let asked = left.into_iter().map(|(index, question, local)| async move {
+            let own = Steps::default();
+            if let Some(share) = share {
+                let ended = local.as_ref().map_or(Ended::Miss, |_| Ended::Hit);
+                share.note(&own, ended, 1);
+            }
+            let question = Question {
+                steps: &own,
+                ..question
+            };
             let looked = self.look(shared, question, Some(local), options).await;
+            steps.add_all(&own);
             (index, looked)
         });
         for (index, answer) in join_all(asked).await {
@@ -211,7 +254,10 @@ impl Engine {
         let own = local.map(|(head, ..)| head.stamp);
         if let Some(link) = shared.coherence.link() {
             let asked = Instant::now();
-            match Box::pin(shared.exists(&link, question, own)).await {
+            let there = Box::pin(shared.exists(&link, question, own)).await;
+            let steps = question.steps;
+            steps.note(What::Lookup, TierName::Shared, Ended::lookup(&there), asked);
+            match there {
                 Ok(expires) => {
                     return Ok(Known {
                         created: None,

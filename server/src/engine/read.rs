@@ -9,11 +9,13 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
+    config::TierName,
     entry::Entry,
     error::{Error, Kind, Result},
     key::{EntryName, Key},
     namespace::Namespace,
     stamp::Stamp,
+    steps::{Ended, Step, Steps, What},
     tier::{Found, Tier},
 };
 
@@ -95,9 +97,15 @@ pub struct Existence {
 impl Engine {
     /// Reads one entry. A tier that cannot be read is a tier that does not have it, unless the
     /// caller asked for that tier only.
-    pub async fn get(&self, namespace: &str, key: String, options: ReadOptions) -> Result<Answer> {
+    pub async fn get(
+        &self,
+        namespace: &str,
+        key: String,
+        options: ReadOptions,
+        steps: &Steps,
+    ) -> Result<Answer> {
         let namespace = self.namespaces.get(namespace)?;
-        let result = self.get_in(&namespace, key, options).await;
+        let result = self.get_in(&namespace, key, options, steps).await;
         Self::counted(&namespace, result)
     }
 
@@ -106,13 +114,17 @@ impl Engine {
         namespace: &Namespace,
         key: String,
         options: ReadOptions,
+        steps: &Steps,
     ) -> Result<Answer> {
         let key = Key::new(key)?;
         let name = EntryName::new(&namespace.name, &key);
         options.check(namespace, self.shared_for(namespace))?;
         let begun = Instant::now();
         let looked = match self.shared_for(namespace) {
-            None => self.look_locally(namespace, &name).await,
+            None => {
+                let found = self.find_locally(namespace, &name, steps).await;
+                found.map_or_else(Looked::nothing, Looked::local)
+            }
             Some(shared) => {
                 let shared_name = shared.name(namespace, &key);
                 let question = Question {
@@ -120,6 +132,7 @@ impl Engine {
                     name: &name,
                     shared_name: &shared_name,
                     begun: shared.coherence.last_change(shared_name.as_bytes()),
+                    steps,
                 };
                 self.look(shared, question, None, options).await?
             }
@@ -127,12 +140,19 @@ impl Engine {
         Ok(self.answer(namespace, looked, begun.elapsed()))
     }
 
-    async fn look_locally(&self, namespace: &Namespace, name: &EntryName) -> Looked {
-        let found = match namespace.uses_local() {
-            true => available(namespace, self.local.get(name).await),
-            false => None,
-        };
-        found.map_or_else(Looked::nothing, Looked::local)
+    pub(super) async fn find_locally(
+        &self,
+        namespace: &Namespace,
+        name: &EntryName,
+        steps: &Steps,
+    ) -> Option<Found> {
+        if !namespace.uses_local() {
+            return None;
+        }
+        let begun = Instant::now();
+        let found = self.local.get(name).await;
+        steps.note(What::Lookup, TierName::Local, Ended::lookup(&found), begun);
+        available(namespace, found)
     }
 
     /// Reads several entries of one namespace, answered in their order. A key that breaks a limit
@@ -142,6 +162,7 @@ impl Engine {
         namespace: &str,
         keys: Vec<String>,
         options: ReadOptions,
+        steps: &Steps,
     ) -> Result<Vec<Result<Answer>>> {
         let namespace = self.namespaces.get(namespace)?;
         let checked = check_batch("keys", keys.len())
@@ -152,7 +173,8 @@ impl Engine {
         let mut keys = keys.into_iter().peekable();
         while keys.peek().is_some() {
             let turn = keys.by_ref().take(BATCH_TURN).map(Key::new).collect();
-            self.get_turn(&namespace, turn, options, &mut answers).await;
+            self.get_turn(&namespace, turn, (options, steps), &mut answers)
+                .await;
             tokio::task::yield_now().await;
         }
         Ok(answers)
@@ -162,7 +184,7 @@ impl Engine {
         &self,
         namespace: &Namespace,
         keys: Vec<Result<Key>>,
-        options: ReadOptions,
+        (options, steps): (ReadOptions, &Steps),
         answers: &mut Vec<Result<Answer>>,
     ) {
         let begun = Instant::now();
@@ -172,13 +194,20 @@ impl Engine {
             .collect();
         let looked = match self.shared_for(namespace) {
             None => {
-                let found = self.found_locally(namespace, &names).await.into_iter();
-                let looked = found.map(|it| Ok(it.map_or_else(Looked::nothing, Looked::local)));
-                looked.collect::<Vec<_>>()
+                let (found, share) = self.found_locally(namespace, &names).await;
+                let hits = found.iter().flatten().count();
+                if let Some(share) = share {
+                    share.note(steps, Ended::Hit, hits);
+                    share.note(steps, Ended::Miss, found.len() - hits);
+                }
+                let looked = found.into_iter().map(|it| it.map(Looked::local));
+                looked
+                    .map(|it| Ok(it.unwrap_or_else(Looked::nothing)))
+                    .collect::<Vec<_>>()
             }
             Some(shared) => {
                 let keys: Vec<_> = keys.iter().flatten().collect();
-                self.look_for_all(shared, namespace, &keys, &names, options)
+                self.look_for_all(shared, namespace, &keys, &names, (options, steps))
                     .await
             }
         };
@@ -193,16 +222,20 @@ impl Engine {
         }
     }
 
+    /// What the local tier has of each, and the time of one; `None` when it was not asked.
     pub(super) async fn found_locally(
         &self,
         namespace: &Namespace,
         names: &[EntryName],
-    ) -> Vec<Option<Found>> {
+    ) -> (Vec<Option<Found>>, Option<Share>) {
         if !namespace.uses_local() {
-            return names.iter().map(|_| None).collect();
+            return (names.iter().map(|_| None).collect(), None);
         }
+        let begun = Instant::now();
         let found = self.local.get_many(names).await.into_iter();
-        found.map(|found| available(namespace, found)).collect()
+        let share = Share::new(begun, names.len());
+        let found = found.map(|found| available(namespace, found)).collect();
+        (found, Some(share))
     }
 
     /// Whether a live entry is there, without moving its value. Counts neither hit nor miss.
@@ -211,9 +244,10 @@ impl Engine {
         namespace: &str,
         key: String,
         options: ReadOptions,
+        steps: &Steps,
     ) -> Result<Existence> {
         let namespace = self.namespaces.get(namespace)?;
-        let result = self.exists_in(&namespace, key, options).await;
+        let result = self.exists_in(&namespace, key, options, steps).await;
         Self::counted(&namespace, result)
     }
 
@@ -222,6 +256,7 @@ impl Engine {
         namespace: &Namespace,
         key: String,
         options: ReadOptions,
+        steps: &Steps,
     ) -> Result<Existence> {
         let key = Key::new(key)?;
         let name = EntryName::new(&namespace.name, &key);
@@ -229,7 +264,12 @@ impl Engine {
         options.check(namespace, self.shared_for(namespace))?;
         let begun = Instant::now();
         let head = match namespace.uses_local() && !options.require_shared {
-            true => available(namespace, self.local.head(&name).await),
+            true => {
+                let begun = Instant::now();
+                let head = self.local.head(&name).await;
+                steps.note(What::Lookup, TierName::Local, Ended::lookup(&head), begun);
+                available(namespace, head)
+            }
             false => None,
         };
         let known = match self.shared_for(namespace) {
@@ -246,6 +286,7 @@ impl Engine {
                     name: &name,
                     shared_name: &shared_name,
                     begun: 0,
+                    steps,
                 };
                 self.known(shared, &question, head, options).await?
             }
@@ -267,9 +308,14 @@ impl Engine {
 
     fn answer(&self, namespace: &Namespace, looked: Looked, lookup: Duration) -> Answer {
         let hit = looked.found.and_then(|found| hit(namespace, &found));
-        match &hit {
-            Some(_) => namespace.counters.hits.one(),
-            None => namespace.counters.misses.one(),
+        let counters = &namespace.counters;
+        match (&hit, looked.source) {
+            (Some(_), Source::Shared) => counters.hits_shared.one(),
+            (Some(_), _) => counters.hits_local.one(),
+            (None, _) => counters.misses.one(),
+        }
+        if hit.is_some() && looked.stale {
+            counters.stale.one();
         }
         let provenance = Provenance {
             source: hit.as_ref().map_or(Source::None, |_| looked.source),
@@ -280,6 +326,41 @@ impl Engine {
             ..self.provenance(namespace)
         };
         Answer { hit, provenance }
+    }
+}
+
+/// The part of one item in a call of the local tier for many.
+#[derive(Clone, Copy)]
+pub(super) struct Share {
+    begun: Instant,
+    took: Duration,
+    of_one: Duration,
+}
+
+impl Share {
+    fn new(begun: Instant, items: usize) -> Self {
+        let took = begun.elapsed();
+        let items = u32::try_from(items).unwrap_or(u32::MAX).max(1);
+        let of_one = took / items;
+        Self {
+            begun,
+            took,
+            of_one,
+        }
+    }
+
+    /// Notes that so many of them ended so.
+    pub(super) fn note(self, steps: &Steps, ended: Ended, items: usize) {
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        steps.add_items(Step {
+            what: What::Lookup,
+            tier: TierName::Local,
+            ended,
+            begun: self.begun,
+            took: self.took,
+            items,
+            spent: self.of_one * items,
+        });
     }
 }
 

@@ -1,7 +1,10 @@
 //! The engine's side of the shared tier: whether a local copy counts, what Redis says, and what is
 //! made of Redis not answering. A fault of Redis is never a fault of a request (P11).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::future::try_join_all;
 
@@ -12,13 +15,15 @@ use super::{
 use crate::{
     clock::Timestamp,
     coherence::{Coherence, Link, Verified},
-    config::{Policy, SharedConfig},
+    config::{Policy, SharedConfig, TierName},
     error::{Error, Kind},
     journal::{Deferred, Journal},
     key::{EntryName, Key},
+    metrics::Histogram,
     namespace::Namespace,
     record::Head,
     stamp::Stamp,
+    steps::{Ended, Steps, What},
     tier::{
         Found, Mark,
         local::LocalTier,
@@ -33,6 +38,8 @@ pub struct Shared {
     pub(super) coherence: Arc<Coherence>,
     pub(super) journal: Journal,
     pub(super) flights: Flights,
+    /// How long ago what was served as stale was right for sure.
+    staleness: Histogram,
 }
 
 /// What a local copy is worth.
@@ -81,6 +88,7 @@ pub(super) struct Question<'a> {
     pub(super) shared_name: &'a SharedName,
     /// The number of the last change of the key when the question was asked.
     pub(super) begun: u64,
+    pub(super) steps: &'a Steps,
 }
 
 /// Links that one change may lose. A Redis that loses more is not one to be attached to.
@@ -94,12 +102,18 @@ impl Shared {
             coherence,
             journal,
             flights: Flights::default(),
+            staleness: Histogram::default(),
         }
     }
 
     /// What is known of the contact with Redis.
     pub fn coherence(&self) -> &Arc<Coherence> {
         &self.coherence
+    }
+
+    /// How long ago the entries that were served as stale were right for sure.
+    pub fn staleness(&self) -> &Histogram {
+        &self.staleness
     }
 
     /// Changes that wait for Redis.
@@ -188,7 +202,11 @@ impl Shared {
         let staleness = marks
             .filter_map(|mark| self.coherence.staleness(mark, key, head.created))
             .min();
-        staleness.is_some_and(|staleness| staleness < allowed)
+        let staleness = staleness.filter(|staleness| *staleness < allowed);
+        // Whoever asks serves it.
+        staleness
+            .inspect(|it| self.staleness.observe(*it))
+            .is_some()
     }
 
     /// Asks Redis: whether the local copy is what it has, and for the entry if it is not. Fills the
@@ -203,7 +221,10 @@ impl Shared {
         let epoch = self.coherence.mark().epoch;
         let accepts =
             |known: &Fetched| known.mark.epoch == epoch && known.mark.sequence >= question.begun;
+        let begun = Instant::now();
+        let mut alone = false;
         let ask = async {
+            alone = true;
             let mark = self.coherence.mark();
             // Judged by other fences, but taken before Redis is asked as well.
             let kept = self.mark(&question.namespace.policy);
@@ -226,7 +247,17 @@ impl Shared {
                 mark,
             }
         };
-        self.flights.fly(question.name, accepts, ask).await
+        let fetched = self.flights.fly(question.name, accepts, ask).await;
+        if !alone {
+            let steps = question.steps;
+            steps.note(
+                What::Wait,
+                TierName::Shared,
+                Ended::lookup(&fetched.found),
+                begun,
+            );
+        }
+        fetched
     }
 
     async fn ask_alone(
@@ -237,10 +268,13 @@ impl Shared {
         (mark, kept): (Mark, Mark),
         tier: &LocalTier,
     ) -> Result<Option<(Found, Source)>, SharedError> {
-        let name = question.shared_name;
+        let (name, steps) = (question.shared_name, question.steps);
         if let Some(local) = local.filter(|_| !name.is_raw()) {
             let stamp = local.record.head().stamp;
+            let begun = Instant::now();
             let checked = link.tier().check(name).await;
+            let same = checked.as_ref().map(|it| it.filter(|it| it.stamp == stamp));
+            steps.note(What::Verify, TierName::Shared, Ended::lookup(&same), begun);
             match self.noted(link, checked)? {
                 Some(There {
                     stamp: there,
@@ -267,7 +301,14 @@ impl Shared {
                 }
             }
         }
+        let begun = Instant::now();
         let fetched = link.tier().get(name).await;
+        steps.note(
+            What::Lookup,
+            TierName::Shared,
+            Ended::lookup(&fetched),
+            begun,
+        );
         let Some(mut found) = self.noted(link, fetched)? else {
             return Ok(None);
         };
@@ -277,7 +318,11 @@ impl Shared {
                 true => self.coherence.is_unwished(kept, name.as_bytes()),
                 false => self.coherence.holds(mark, name.as_bytes()),
             };
-            if let Err(error) = tier.fill(question.name, &found, holds).await {
+            let begun = Instant::now();
+            let filled = tier.fill(question.name, &found, holds).await;
+            let ended = Ended::change(&filled);
+            steps.note(What::Fill, TierName::Local, ended, begun);
+            if let Err(error) = filled {
                 tracing::debug!(%error, "the local tier could not be filled");
             }
         }

@@ -1,10 +1,7 @@
 //! The engine against a model: random operations under a mock clock, on a real store that is now
 //! and then closed and opened again.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    path::Path,
-};
+use std::{collections::BTreeMap, path::Path};
 
 use bytes::Bytes;
 use proptest::prelude::{Just, Strategy, any, prop, prop_oneof, proptest};
@@ -16,6 +13,8 @@ use crate::{
     entry::{Attributes, Entry},
     error::Kind,
     glob::Glob,
+    stats::Reading,
+    steps::{Ended, Steps, What},
     tier::{Condition, local::Maintenance},
 };
 
@@ -213,9 +212,9 @@ async fn put(engine: &Engine, model: &mut Model, step: &Step) {
         value: bytes.clone(),
         attributes: Attributes::default(),
     };
-    let result = engine
-        .put(NAMESPACES[namespace], key.clone(), entry, options)
-        .await;
+    let (name, steps) = (NAMESPACES[namespace], Steps::default());
+    let put = engine.put(name, key.clone(), entry, options, &steps);
+    let result = put.await;
     let expected = match (condition, &known) {
         (Condition::Version(_), _) if immutable => Err(Kind::Invalid),
         (Condition::Always, Some(known)) if immutable && known.value != bytes => Err(Kind::Exists),
@@ -248,7 +247,10 @@ async fn get(engine: &Engine, model: &Model, namespace: usize, key: u8) {
     let known = live(model, namespace, &key, engine.now());
     let name = NAMESPACES[namespace];
     let options = ReadOptions::default();
-    let answer = engine.get(name, key.clone(), options).await.expect("works");
+    let answer = engine
+        .get(name, key.clone(), options, &Steps::default())
+        .await
+        .expect("works");
     let seen = answer
         .hit
         .as_ref()
@@ -257,7 +259,10 @@ async fn get(engine: &Engine, model: &Model, namespace: usize, key: u8) {
         .as_ref()
         .map(|known| (&known.value, known.stamp, known.expires));
     assert_eq!(seen, wanted, "{name}/{key}");
-    let existence = engine.exists(name, key, options).await.expect("works");
+    let existence = engine
+        .exists(name, key, options, &Steps::default())
+        .await
+        .expect("works");
     let remaining = known.map(|known| known.expires.since(engine.now()));
     assert_eq!(existence.remaining, remaining);
 }
@@ -266,7 +271,7 @@ async fn get_many(engine: &Engine, model: &Model, namespace: usize, keys: &[u8])
     let names = keys.iter().map(|key| key_name(*key)).collect();
     let options = ReadOptions::default();
     let answers = engine
-        .get_many(NAMESPACES[namespace], names, options)
+        .get_many(NAMESPACES[namespace], names, options, &Steps::default())
         .await
         .expect("works");
     assert_eq!(answers.len(), keys.len());
@@ -300,7 +305,7 @@ async fn invalidate(engine: &Engine, model: &mut Model, namespace: usize, target
         ModelTarget::All => Target::All,
     };
     let done = engine
-        .invalidate(NAMESPACES[namespace], target)
+        .invalidate(NAMESPACES[namespace], target, &Steps::default())
         .await
         .expect("works");
     assert_eq!(done.count, expected);
@@ -370,33 +375,41 @@ async fn outcomes_are_counted_by_namespace() {
         condition: Condition::Absent,
         ..always
     };
-    engine
-        .put("a", "k".into(), entry(), always)
-        .await
-        .expect("puts");
-    assert!(engine.put("a", "k".into(), entry(), absent).await.is_err());
-    assert!(
-        engine
-            .put("a", String::new(), entry(), always)
-            .await
-            .is_err()
-    );
-    let read = ReadOptions::default();
-    engine.get("a", "k".into(), read).await.expect("works");
-    engine.get("a", "none".into(), read).await.expect("works");
-    engine.invalidate("a", Target::All).await.expect("works");
-    let counters: HashMap<_, _> = engine.counters().into_iter().collect();
-    let a = &counters["a"];
-    let counts = [
-        &a.hits,
-        &a.misses,
-        &a.puts,
-        &a.invalidations,
-        &a.errors,
-        &a.refusals,
+    let steps = Steps::default();
+    let put = async |key: &str, options| {
+        let put = engine.put("a", key.into(), entry(), options, &steps);
+        put.await.map(drop)
+    };
+    put("k", always).await.expect("puts");
+    assert!(put("k", absent).await.is_err());
+    assert!(put("", always).await.is_err());
+    for key in ["k", "none"] {
+        let read = engine.get("a", key.into(), ReadOptions::default(), &steps);
+        read.await.expect("works");
+    }
+    let removed = engine.invalidate("a", Target::All, &steps).await;
+    removed.expect("works");
+    let [met] = &engine.counters()[..] else {
+        panic!("one namespace was met");
+    };
+    let expected = Reading {
+        hits_local: 1,
+        misses: 1,
+        puts: 1,
+        invalidations: 1,
+        errors: 1,
+        refusals: 1,
+        ..Reading::default()
+    };
+    assert_eq!((met.name.as_ref(), met.reading), ("a", expected));
+    let noted: Vec<_> = steps.list().map(|it| (it.what, it.ended)).collect();
+    let expected = [
+        (What::Store, Ended::Applied),
+        (What::Store, Ended::Skipped),
+        (What::Lookup, Ended::Hit),
+        (What::Lookup, Ended::Miss),
+        (What::Remove, Ended::Applied),
     ];
-    assert_eq!(counts.map(|count| count.get()), [1; 6]);
-    engine.reset_counters();
-    assert_eq!(a.hits.get(), 0);
+    assert_eq!(noted, expected);
     world.close().await;
 }

@@ -3,18 +3,20 @@
 use std::time::Instant;
 
 use super::{
-    Engine, Outcome, WriteMode, available,
+    Engine, Outcome, WriteMode,
     shared::{Shared, shared_is_away},
     write::{Done, Put, refusal},
 };
 use crate::{
     coherence::Link,
+    config::TierName,
     entry::Entry,
     error::{Error, Kind, Result},
     journal::Deferred,
     record::Record,
+    steps::{Ended, What},
     tier::{
-        Condition, Found, Mark, Stored, Tier,
+        Condition, Found, Mark, Stored,
         shared::{SharedError, SharedName, Trouble},
     },
 };
@@ -77,7 +79,7 @@ impl Engine {
             let trouble = match stored {
                 Ok(mut done) => {
                     if too_large {
-                        done.shared = Outcome::Skipped;
+                        done.shared = put.not_for(TierName::Shared);
                     }
                     done.spent = Some(begun.elapsed());
                     return Ok(done);
@@ -109,7 +111,7 @@ impl Engine {
         if !put.namespace.uses_local() {
             return Ok(());
         }
-        let found = available(put.namespace, self.local.get(&put.name).await);
+        let found = self.find_locally(put.namespace, &put.name, put.steps).await;
         let counts = |it: &Found| shared.coherence.is_unwished(it.mark, name.as_bytes());
         match found.filter(counts) {
             Some(found) if found.record.entry()? != put.record.entry()? => {
@@ -130,10 +132,16 @@ impl Engine {
     ) -> Result<Done, NotPut> {
         let immutable = put.namespace.policy.immutable;
         let mark = shared.mark(&put.namespace.policy);
+        let begun = Instant::now();
+        let expected = shared.coherence.expect(name.as_bytes());
         let stored = link
             .tier()
             .put(name, sent, put.expires.since(self.now()), put.condition)
             .await;
+        put.note(TierName::Shared, &stored, begun);
+        if let (Some(expected), Ok(Stored::Written)) = (expected, &stored) {
+            expected.acknowledged();
+        }
         let stored = shared.noted(link, stored);
         let change = shared.coherence.changed(name.as_bytes());
         let own = put.record.head().stamp;
@@ -263,7 +271,10 @@ impl Engine {
                 stamp: self.stamper.bound(),
             },
         };
+        let begun = Instant::now();
         let noted = shared.defer(put.namespace, &[deferred]).await;
+        let ended = noted.as_ref().map_or(Ended::Failed, |()| Ended::Deferred);
+        put.steps.note(What::Store, TierName::Shared, ended, begun);
         drop(gate);
         // Also when no tier took it: the caller knows that what it replaces is outdated.
         let mut done = done?;
@@ -289,6 +300,7 @@ impl Engine {
         if !put.namespace.uses_local() {
             return Outcome::Skipped;
         }
+        let begun = Instant::now();
         let kept = match put.namespace.policy.immutable {
             // Nobody would verify it after a restart: it must not come after its invalidation.
             true => {
@@ -308,6 +320,8 @@ impl Engine {
                 put.await.map(drop)
             }
         };
+        put.steps
+            .note(What::Store, TierName::Local, Ended::change(&kept), begun);
         match kept {
             Ok(()) => Outcome::Applied,
             Err(error) => {

@@ -5,13 +5,14 @@ use std::time::{Duration, Instant};
 use super::{Engine, Outcome, Provenance, Source, check_batch};
 use crate::{
     clock::Timestamp,
-    config::Policy,
+    config::{Policy, TierName},
     entry::Entry,
     error::{Error, Kind, Result},
     key::{EntryName, Key},
     namespace::Namespace,
     record::Record,
     stamp::Stamp,
+    steps::{Ended, Steps, What},
     tier::{Condition, Mark, Stored},
 };
 
@@ -65,6 +66,7 @@ pub(super) struct Put<'a> {
     pub(super) expires: Timestamp,
     pub(super) condition: Condition,
     pub(super) mode: WriteMode,
+    pub(super) steps: &'a Steps,
 }
 
 /// What became of a put.
@@ -77,6 +79,24 @@ pub(super) struct Done {
     pub(super) spent: Option<Duration>,
 }
 
+impl Put<'_> {
+    /// Notes that what was just written to a tier was not this put.
+    pub(super) fn not_for(&self, tier: TierName) -> Outcome {
+        self.steps.turns_out(What::Store, tier, Ended::Skipped);
+        Outcome::Skipped
+    }
+
+    /// Notes what became of it in a tier.
+    pub(super) fn note<E>(&self, tier: TierName, stored: &Result<Stored, E>, begun: Instant) {
+        let ended = match stored {
+            Ok(Stored::Written | Stored::Kept { .. }) => Ended::Applied,
+            Ok(Stored::Refused) => Ended::Skipped,
+            Err(_) => Ended::Failed,
+        };
+        self.steps.note(What::Store, tier, ended, begun);
+    }
+}
+
 impl Engine {
     /// Writes one entry. `Exists` or `Precondition` when a condition does not hold; `Unavailable`
     /// when no tier took it, or the shared one did not and was asked for.
@@ -86,9 +106,10 @@ impl Engine {
         key: String,
         entry: Entry,
         options: PutOptions,
+        steps: &Steps,
     ) -> Result<Written> {
         let namespace = self.namespaces.get(namespace)?;
-        let result = self.put_in(&namespace, key, entry, options).await;
+        let result = self.put_in(&namespace, key, entry, (options, steps)).await;
         Self::counted_write(&namespace, result)
     }
 
@@ -126,7 +147,7 @@ impl Engine {
         namespace: &Namespace,
         key: String,
         entry: Entry,
-        options: PutOptions,
+        (options, steps): (PutOptions, &Steps),
     ) -> Result<Written> {
         let key = Key::new(key)?;
         let policy = &namespace.policy;
@@ -148,6 +169,7 @@ impl Engine {
                 condition => condition,
             },
             mode: options.mode,
+            steps,
         };
         let done = match self.shared_for(namespace) {
             Some(shared) if options.mode != WriteMode::Local => {
@@ -196,12 +218,14 @@ impl Engine {
         if !put.namespace.uses_local() {
             return Ok(done);
         }
+        let begun = Instant::now();
         let stored = self
             .local
             .put_if(&put.name, &put.record, put.expires, mark, put.condition)
-            .await?;
+            .await;
+        put.note(TierName::Local, &stored, begun);
         done.local = Outcome::Applied;
-        match stored {
+        match stored? {
             Stored::Written => {}
             Stored::Kept { head, expires } => (done.stamp, done.expires) = (head.stamp, expires),
             Stored::Refused => return Err(refusal(put.condition)),

@@ -1,21 +1,18 @@
 //! gRPC: the services of `pannier.v1`, health and reflection.
 
 mod admin;
+mod batch;
 mod cache;
+mod call;
 mod deadline;
 mod decode;
 mod encode;
+mod health;
 mod status;
+mod traced;
 mod watch;
 
-use std::{
-    io,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
 use pannier_proto::{
     FILE_DESCRIPTOR_SET,
@@ -30,8 +27,9 @@ use tonic_health::server::HealthReporter;
 use self::{admin::Admin, cache::Cache};
 use super::listen::Connection;
 use crate::{
-    engine::Engine,
     error::{Error, Kind, Result},
+    observe::Observer,
+    stats::Door,
 };
 
 /// Largest message either way: 4 MiB, the limit most clients come with, and room for the frame.
@@ -55,20 +53,24 @@ pub(crate) const SHARED_PART: &str = "shared";
 /// What all workers serve.
 #[derive(Clone)]
 pub(crate) struct Services {
-    engine: Arc<Engine>,
+    observer: Arc<Observer>,
     health: HealthReporter,
     requests: Requests,
 }
 
 impl Services {
     /// Services over an engine, refusing requests beyond `max_in_flight`.
-    pub(crate) fn new(engine: Arc<Engine>, health: HealthReporter, max_in_flight: usize) -> Self {
+    pub(crate) fn new(
+        observer: Arc<Observer>,
+        health: HealthReporter,
+        max_in_flight: usize,
+    ) -> Self {
         let requests = Requests {
-            in_flight: Arc::default(),
+            door: Arc::clone(observer.door()),
             max: max_in_flight,
         };
         Self {
-            engine,
+            observer,
             health,
             requests,
         }
@@ -80,7 +82,7 @@ impl Services {
         connections: impl Stream<Item = io::Result<Connection>>,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
-        let cache = Cache::new(Arc::clone(&self.engine), self.requests, stop.clone());
+        let cache = Cache::new(Arc::clone(&self.observer), self.requests, stop.clone());
         let cache = CacheServiceServer::new(cache)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -98,8 +100,10 @@ impl Services {
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_PATIENCE))
             .add_service(cache)
-            .add_service(AdminServiceServer::new(Admin::new(self.engine)))
-            .add_service(tonic_health::pb::health_server::HealthServer::new(health))
+            .add_service(AdminServiceServer::new(Admin::new(self.observer)))
+            .add_service(tonic_health::pb::health_server::HealthServer::new(
+                health::Parts(health),
+            ))
             .add_service(
                 reflection()
                     .build_v1()
@@ -124,26 +128,27 @@ impl Services {
 
     /// Requests of the cache that are being answered.
     pub(crate) fn in_flight(&self) -> usize {
-        self.requests.in_flight.load(Ordering::Relaxed)
+        self.requests.door.in_flight.get()
     }
 }
 
 /// Counts requests in flight and refuses those beyond the limit.
 #[derive(Debug, Clone)]
 struct Requests {
-    in_flight: Arc<AtomicUsize>,
+    door: Arc<Door>,
     max: usize,
 }
 
 /// One request in flight; ends when dropped, whether answered or cancelled.
-struct InFlight<'a>(&'a AtomicUsize);
+struct InFlight<'a>(&'a Door);
 
 impl Requests {
     fn admit(&self) -> Result<InFlight<'_>> {
-        let request = InFlight(&self.in_flight);
-        if self.in_flight.fetch_add(1, Ordering::Relaxed) < self.max {
+        let request = InFlight(&self.door);
+        if self.door.in_flight.one() < self.max {
             return Ok(request);
         }
+        self.door.overloaded.one();
         let text = format!(
             "server.max_in_flight: {} requests are in flight already",
             self.max
@@ -154,7 +159,7 @@ impl Requests {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.in_flight.one_less();
     }
 }
 
@@ -165,13 +170,14 @@ mod tests {
     #[test]
     fn requests_beyond_the_limit_are_refused_until_one_ends() {
         let requests = Requests {
-            in_flight: Arc::default(),
+            door: Arc::default(),
             max: 2,
         };
         let first = requests.admit().expect("one");
         let _second = requests.admit().expect("two");
         let refused = requests.admit().err().expect("three");
         assert_eq!(refused.kind(), Kind::Overloaded);
+        assert_eq!(requests.door.overloaded.get(), 1);
         drop(first);
         assert!(requests.admit().is_ok());
     }

@@ -11,10 +11,7 @@ use std::{
     os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,7 +26,10 @@ use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
-use crate::config::Listen;
+use crate::{
+    config::Listen,
+    stats::{Door, Level},
+};
 
 /// Connections that may wait for a worker.
 const HANDOVER_QUEUE: usize = 128;
@@ -128,20 +128,22 @@ struct Handover {
 }
 
 struct Load {
-    open: Arc<AtomicUsize>,
+    open: Arc<Level>,
+    door: Arc<Door>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Load {
     fn drop(&mut self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.open.one_less();
+        self.door.connections.one_less();
     }
 }
 
 /// The acceptor's end of a worker.
 pub(crate) struct Outlet {
     queue: mpsc::Sender<Handover>,
-    open: Arc<AtomicUsize>,
+    open: Arc<Level>,
 }
 
 /// A worker's end: its connections.
@@ -181,6 +183,7 @@ pub(crate) async fn accept(
     listener: Listener,
     outlets: Vec<Outlet>,
     max_connections: usize,
+    door: Arc<Door>,
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(max_connections));
@@ -198,23 +201,25 @@ pub(crate) async fn accept(
             }
         };
         let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            door.connections_refused.one();
             tracing::warn!(
                 max_connections,
                 "server.max_connections reached, one was closed"
             );
             continue;
         };
-        let least = outlets
-            .iter()
-            .min_by_key(|outlet| outlet.open.load(Ordering::Relaxed));
+        let least = outlets.iter().min_by_key(|outlet| outlet.open.get());
         let Some(outlet) = least else { return };
-        outlet.open.fetch_add(1, Ordering::Relaxed);
+        outlet.open.one();
+        door.connections.one();
         let load = Load {
             open: Arc::clone(&outlet.open),
+            door: Arc::clone(&door),
             _permit: permit,
         };
         // A full queue is a worker that does not keep up; then the connection is closed.
         if outlet.queue.try_send(Handover { socket, load }).is_err() {
+            door.connections_refused.one();
             tracing::warn!("a worker does not keep up with new connections, one was closed");
         }
     }

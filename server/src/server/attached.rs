@@ -16,6 +16,7 @@ use crate::{
     journal::Journal,
     stamp::Stamper,
     tier::{local::LocalTier, shared::tls::tls_client},
+    trace::Tracer,
 };
 
 /// Share of the memory budget for remembering which copies were verified: a thirty-second.
@@ -37,6 +38,7 @@ impl Attached {
         clock: &Clock,
         stamper: &Arc<Stamper>,
         local: &LocalTier,
+        tracer: &Tracer,
     ) -> Result<Option<(Shared, Self)>> {
         if config.shared.topology.is_none() {
             return Ok(None);
@@ -57,6 +59,7 @@ impl Attached {
             Arc::clone(&coherence),
             journal.clone(),
             local.clone(),
+            tracer.clone(),
         );
         let supervisor = Supervisor {
             coherence: Arc::clone(&coherence),

@@ -33,6 +33,9 @@ impl AdminService for State {
             version: "fake".to_owned(),
             shared: None,
             watch: None,
+            operations: Vec::new(),
+            calls: Vec::new(),
+            last_minute: None,
         }))
     }
 

@@ -3,32 +3,38 @@
 use std::{sync::Arc, time::Instant};
 
 use pannier_proto::v1::{
-    self, ExistsRequest, ExistsResponse, GetManyItem, GetManyRequest, GetManyResponse, GetRequest,
-    GetResponse, InvalidateRequest, InvalidateResponse, PutManyItem, PutManyRequest,
-    PutManyResponse, PutManyResult, PutRequest, PutResponse, ReadRequest, ReadResponse,
-    WatchRequest, WatchResponse, WriteRequest, WriteResponse, cache_service_server::CacheService,
+    ExistsRequest, ExistsResponse, GetManyRequest, GetManyResponse, GetRequest, GetResponse,
+    InvalidateRequest, InvalidateResponse, PutManyItem, PutManyRequest, PutManyResponse,
+    PutManyResult, PutRequest, PutResponse, ReadRequest, ReadResponse, WatchRequest, WatchResponse,
+    WriteRequest, WriteResponse, cache_service_server::CacheService,
 };
 use prost::Message;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
-    Requests, deadline, decode, encode,
+    Requests,
+    batch::{self, BATCH_BYTES_MAX},
+    call::Call,
+    deadline, decode, encode,
     status::status,
+    traced::traced,
     watch::{self, Replies},
 };
 use crate::{
-    engine::{Answer, Engine, Provenance, PutOptions, Source, Standing},
+    engine::{Engine, Provenance, PutOptions},
     error::{Error, Kind, Result},
+    key::key_hash,
+    observe::{Method, Observer},
+    steps::Steps,
 };
 
-/// Bytes of entries in one reply of GetMany; what is beyond is to be asked for again.
-const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Items of a batch of writes after which other requests have their turn.
 const BATCH_TURN: usize = 64;
 
 /// The service.
 pub(super) struct Cache {
+    observer: Arc<Observer>,
     engine: Arc<Engine>,
     requests: Requests,
     /// Ends streams that would not end by themselves.
@@ -36,22 +42,34 @@ pub(super) struct Cache {
 }
 
 impl Cache {
-    pub(super) fn new(engine: Arc<Engine>, requests: Requests, stop: CancellationToken) -> Self {
+    pub(super) fn new(
+        observer: Arc<Observer>,
+        requests: Requests,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
-            engine,
+            engine: Arc::clone(observer.engine()),
+            observer,
             requests,
             stop,
         }
     }
 
-    async fn get(&self, request: GetRequest) -> Result<GetResponse> {
+    fn call(&self, method: Method, metadata: &MetadataMap) -> Call<'_> {
+        Call::begin(&self.observer, method, metadata)
+    }
+
+    async fn get(&self, request: GetRequest, call: &mut Call<'_>) -> Result<GetResponse> {
+        call.namespace = request.namespace;
+        call.key = Some(key_hash(&request.key));
         let _request = self.requests.admit()?;
         let options = decode::read_options(request.options);
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         let answer = self
             .engine
-            .get(&request.namespace, request.key, options)
+            .get(&call.namespace, request.key, options, &call.steps)
             .await?;
+        call.provenance = Some(answer.provenance);
         Ok(GetResponse {
             provenance: Some(encode::provenance(&answer.provenance)),
             entry: answer.hit.map(encode::entry),
@@ -59,12 +77,13 @@ impl Cache {
         })
     }
 
-    async fn put(&self, request: PutRequest) -> Result<PutResponse> {
+    async fn put(&self, request: PutRequest, call: &mut Call<'_>) -> Result<PutResponse> {
+        call.namespace = request.namespace;
+        call.key = Some(key_hash(&request.key));
         let _request = self.requests.admit()?;
         let options = decode::put_options(request.options.as_ref(), request.ttl.as_ref());
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         let PutRequest {
-            namespace,
             key,
             value,
             metadata,
@@ -73,19 +92,26 @@ impl Cache {
             ..
         } = request;
         let entry = decode::entry(value, content_type, metadata, tags);
-        let entry = self.engine.counted_for(&namespace, entry)?;
-        let written = self.engine.put(&namespace, key, entry, options).await?;
+        let entry = self.engine.counted_for(&call.namespace, entry)?;
+        let written = self
+            .engine
+            .put(&call.namespace, key, entry, options, &call.steps)
+            .await?;
+        call.provenance = Some(written.provenance);
         Ok(encode::put_response(&written))
     }
 
-    async fn exists(&self, request: ExistsRequest) -> Result<ExistsResponse> {
+    async fn exists(&self, request: ExistsRequest, call: &mut Call<'_>) -> Result<ExistsResponse> {
+        call.namespace = request.namespace;
+        call.key = Some(key_hash(&request.key));
         let _request = self.requests.admit()?;
         let options = decode::read_options(request.options);
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         let answer = self
             .engine
-            .exists(&request.namespace, request.key, options)
+            .exists(&call.namespace, request.key, options, &call.steps)
             .await?;
+        call.provenance = Some(answer.provenance);
         Ok(ExistsResponse {
             exists: answer.remaining.is_some(),
             ttl: answer.remaining.map(encode::duration),
@@ -93,11 +119,20 @@ impl Cache {
         })
     }
 
-    async fn invalidate(&self, request: InvalidateRequest) -> Result<InvalidateResponse> {
+    async fn invalidate(
+        &self,
+        request: InvalidateRequest,
+        call: &mut Call<'_>,
+    ) -> Result<InvalidateResponse> {
+        call.namespace = request.namespace;
         let _request = self.requests.admit()?;
         let target = decode::target(request.target);
-        let target = self.engine.counted_for(&request.namespace, target)?;
-        let done = self.engine.invalidate(&request.namespace, target).await?;
+        let target = self.engine.counted_for(&call.namespace, target)?;
+        let done = self
+            .engine
+            .invalidate(&call.namespace, target, &call.steps)
+            .await?;
+        call.provenance = Some(done.provenance);
         Ok(InvalidateResponse {
             count: done.count,
             local_outcome: encode::outcome(done.local).into(),
@@ -106,14 +141,19 @@ impl Cache {
         })
     }
 
-    async fn get_many(&self, request: GetManyRequest) -> Result<GetManyResponse> {
+    async fn get_many(
+        &self,
+        request: GetManyRequest,
+        call: &mut Call<'_>,
+    ) -> Result<GetManyResponse> {
+        call.namespace = request.namespace;
         let _request = self.requests.admit()?;
         let begun = Instant::now();
         let options = decode::read_options(request.options);
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         let answers = self
             .engine
-            .get_many(&request.namespace, request.keys, options)
+            .get_many(&call.namespace, request.keys, options, &call.steps)
             .await?;
         let mut room = BATCH_BYTES_MAX;
         let mut whole = Provenance::default();
@@ -121,14 +161,14 @@ impl Cache {
             .into_iter()
             .map(|answer| {
                 let of_item = answer.as_ref().map(|answer| answer.provenance).ok();
-                let item = item(answer);
+                let item = batch::item(answer);
                 match room.checked_sub(item.encoded_len()) {
                     Some(left) => {
                         room = left;
-                        whole = together(whole, of_item.unwrap_or_default());
+                        whole = batch::together(whole, of_item.unwrap_or_default());
                         item
                     }
-                    None => no_room(),
+                    None => batch::no_room(),
                 }
             })
             .collect();
@@ -137,26 +177,34 @@ impl Cache {
             age: None,
             ..whole
         };
+        call.provenance = Some(provenance);
         Ok(GetManyResponse {
             items,
             provenance: Some(encode::provenance(&provenance)),
         })
     }
 
-    async fn put_many(&self, request: PutManyRequest) -> Result<PutManyResponse> {
+    async fn put_many(
+        &self,
+        request: PutManyRequest,
+        call: &mut Call<'_>,
+    ) -> Result<PutManyResponse> {
+        call.namespace = request.namespace;
         let _request = self.requests.admit()?;
         let begun = Instant::now();
         let options = decode::put_many_options(request.options.as_ref());
-        let options = self.engine.counted_for(&request.namespace, options)?;
+        let options = self.engine.counted_for(&call.namespace, options)?;
         self.engine
-            .check_put_many(&request.namespace, request.items.len(), &options)?;
+            .check_put_many(&call.namespace, request.items.len(), &options)?;
         let mut results = Vec::with_capacity(request.items.len());
         let mut whole = Provenance::default();
         for (index, item) in request.items.into_iter().enumerate() {
-            let written = self.put_item(&request.namespace, item, options).await;
+            let steps = Steps::default();
+            let written = self.put_item(&call.namespace, item, options, &steps).await;
+            call.steps.add_all(&steps);
             results.push(match written {
                 Ok((result, provenance)) => {
-                    whole = together(whole, provenance);
+                    whole = batch::together(whole, provenance);
                     result
                 }
                 Err(error) => PutManyResult {
@@ -172,6 +220,7 @@ impl Cache {
             store: Some(begun.elapsed()),
             ..whole
         };
+        call.provenance = Some(provenance);
         Ok(PutManyResponse {
             results,
             provenance: Some(encode::provenance(&provenance)),
@@ -183,6 +232,7 @@ impl Cache {
         namespace: &str,
         item: PutManyItem,
         options: PutOptions,
+        steps: &Steps,
     ) -> Result<(PutManyResult, Provenance)> {
         let PutManyItem {
             key,
@@ -196,7 +246,10 @@ impl Cache {
             .and_then(|ttl| Ok((ttl, decode::entry(value, content_type, metadata, tags)?)));
         let (ttl, entry) = self.engine.counted_for(namespace, decoded)?;
         let options = PutOptions { ttl, ..options };
-        let written = self.engine.put(namespace, key, entry, options).await?;
+        let written = self
+            .engine
+            .put(namespace, key, entry, options, steps)
+            .await?;
         let PutResponse {
             version,
             expire_time,
@@ -215,64 +268,6 @@ impl Cache {
     }
 }
 
-fn item(answer: Result<Answer>) -> GetManyItem {
-    match answer {
-        Ok(Answer { hit, provenance }) => GetManyItem {
-            entry: hit.map(encode::entry),
-            fault: None,
-            tier: encode::tier(provenance.source).into(),
-            stale: provenance.stale,
-        },
-        Err(error) => faulty(&error),
-    }
-}
-
-/// The provenance of a batch: the furthest tier of any item, stale if any is, the worst standing,
-/// the longest wait for Redis.
-fn together(one: Provenance, other: Provenance) -> Provenance {
-    let further = |source| match source {
-        Source::None => 0,
-        Source::Local => 1,
-        Source::Shared => 2,
-    };
-    let worse = |standing| match standing {
-        Standing::Disabled => 0,
-        Standing::Attached => 1,
-        Standing::Detached => 2,
-    };
-    let source = match further(one.source) < further(other.source) {
-        true => other.source,
-        false => one.source,
-    };
-    let standing = match worse(one.standing) < worse(other.standing) {
-        true => other.standing,
-        false => one.standing,
-    };
-    Provenance {
-        source,
-        standing,
-        stale: one.stale || other.stale,
-        shared_lookup: one.shared_lookup.max(other.shared_lookup),
-        shared_store: one.shared_store.max(other.shared_store),
-        ..Provenance::default()
-    }
-}
-
-fn no_room() -> GetManyItem {
-    let text = format!("reply: {BATCH_BYTES_MAX} bytes are full; ask for this key again");
-    faulty(&Error::new(Kind::Overloaded, text))
-}
-
-fn faulty(error: &Error) -> GetManyItem {
-    let tier = v1::Tier::None.into();
-    GetManyItem {
-        entry: None,
-        fault: Some(encode::fault(error)),
-        tier,
-        stale: false,
-    }
-}
-
 fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {
     let text = format!("{rpc} is part of the contract, but not served by this version");
     Err(status(Error::new(Kind::Unsupported, text)))
@@ -281,58 +276,93 @@ fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl CacheService for Cache {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
+        let mut call = self.call(Method::Get, request.metadata());
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.get(request.into_inner())).await
+        let request = self.get(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let mut call = self.call(Method::Put, request.metadata());
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.put(request.into_inner())).await
+        let request = self.put(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn exists(
         &self,
         request: Request<ExistsRequest>,
     ) -> Result<Response<ExistsResponse>, Status> {
+        let mut call = self.call(Method::Exists, request.metadata());
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.exists(request.into_inner())).await
+        let request = self.exists(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn invalidate(
         &self,
         request: Request<InvalidateRequest>,
     ) -> Result<Response<InvalidateResponse>, Status> {
+        let mut call = self.call(Method::Invalidate, request.metadata());
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.invalidate(request.into_inner())).await
+        let request = self.invalidate(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn get_many(
         &self,
         request: Request<GetManyRequest>,
     ) -> Result<Response<GetManyResponse>, Status> {
+        let mut call = self.call(Method::GetMany, request.metadata());
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.get_many(request.into_inner())).await
+        let request = self.get_many(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn put_many(
         &self,
         request: Request<PutManyRequest>,
     ) -> Result<Response<PutManyResponse>, Status> {
+        let mut call = self.call(Method::PutMany, request.metadata());
         let deadline = deadline::of(request.metadata());
-        deadline::answer(deadline, self.put_many(request.into_inner())).await
+        let request = self.put_many(request.into_inner(), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     type ReadStream = Replies<ReadResponse>;
 
-    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        not_served("Read")
+    async fn read(
+        &self,
+        request: Request<ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let call = ("pannier.v1.CacheService/Read", "");
+        traced(self.observer.tracer(), call, request.metadata(), async {
+            not_served("Read")
+        })
+        .await
     }
 
     async fn write(
         &self,
-        _: Request<Streaming<WriteRequest>>,
+        request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        not_served("Write")
+        let call = ("pannier.v1.CacheService/Write", "");
+        traced(self.observer.tracer(), call, request.metadata(), async {
+            not_served("Write")
+        })
+        .await
     }
 
     type WatchStream = Replies<WatchResponse>;
@@ -342,12 +372,20 @@ impl CacheService for Cache {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(request.metadata());
-        let WatchRequest {
-            namespace,
-            resume_token,
-        } = request.into_inner();
-        let watcher = self.engine.watch(&namespace, &resume_token);
-        let stream = watch::stream(watcher.map_err(status)?, deadline, self.stop.clone());
-        Ok(Response::new(stream))
+        let (
+            metadata,
+            _,
+            WatchRequest {
+                namespace,
+                resume_token,
+            },
+        ) = request.into_parts();
+        let call = ("pannier.v1.CacheService/Watch", namespace.as_str());
+        traced(self.observer.tracer(), call, &metadata, async {
+            let watcher = self.engine.watch(&namespace, &resume_token);
+            let stream = watch::stream(watcher.map_err(status)?, deadline, self.stop.clone());
+            Ok(Response::new(stream))
+        })
+        .await
     }
 }

@@ -171,6 +171,26 @@ impl SharedTier {
         Ok(facts)
     }
 
+    /// Bytes of memory in use and the most there may be, all masters together; the latter is 0
+    /// where one has no limit. Not counted against the limit of calls in flight.
+    pub async fn memory(&self) -> Result<(u64, u64)> {
+        let (mut used, mut most) = (0, Some(0));
+        for master in self.connection.masters()? {
+            let info = Call::named("INFO").text("memory").at(master);
+            let mut replies = self.connection.calls(vec![info], Metering::Exempt).await?;
+            let info = replies.pop().ok_or_else(|| unexpected("INFO"))?;
+            let info = text_of("INFO", info?)?;
+            let field = |name: &str| {
+                let value = info.lines().find_map(|line| line.strip_prefix(name));
+                value.and_then(|it| it.trim().parse::<u64>().ok())
+            };
+            used += field("used_memory:").ok_or_else(|| unexpected("INFO"))?;
+            let limit = field("maxmemory:").filter(|limit| *limit > 0);
+            most = most.zip(limit).map(|(sum, limit)| sum + limit);
+        }
+        Ok((used, most.unwrap_or(0)))
+    }
+
     /// Makes sure that one of these connections, named `present`, is to each server this tier
     /// speaks to. `Unexpected` otherwise: changes would be heard of from another server than is
     /// read from.
