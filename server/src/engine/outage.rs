@@ -64,7 +64,6 @@ impl Outage {
         coherence: Arc<Coherence>,
         journal: Journal,
         local: LocalTier,
-        tracer: Tracer,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (wishes, mut queue) = mpsc::channel(WISHES_MAX);
         let overflowed = Arc::<AtomicBool>::default();
@@ -92,11 +91,18 @@ impl Outage {
             coherence,
             journal,
             local,
-            tracer,
+            tracer: Tracer::off(),
             wishes,
             overflowed,
         };
         (outage, remove)
+    }
+
+    /// The same, with what it carries out traced.
+    #[must_use]
+    pub fn traced_by(mut self, tracer: &Tracer) -> Self {
+        self.tracer = tracer.clone();
+        self
     }
 
     fn name(&self, namespace: &NamespaceName, key: &Key) -> Option<SharedName> {

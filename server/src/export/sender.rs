@@ -66,8 +66,8 @@ pub(super) struct Sender {
 }
 
 enum Way {
-    Grpc(Grpc),
-    Http(Http),
+    Grpc(Box<Grpc>),
+    Http(Box<Http>),
 }
 
 impl Sender {
@@ -126,8 +126,8 @@ impl Sender {
         let way = match &mut self.way {
             Some(way) => way,
             none => none.insert(match self.to.protocol {
-                Protocol::Grpc => Way::Grpc(Grpc::new(&self.to, &self.connector)?),
-                Protocol::Http => Way::Http(Http::new(&self.to, &self.connector)?),
+                Protocol::Grpc => Way::Grpc(Grpc::new(&self.to, &self.connector)?.into()),
+                Protocol::Http => Way::Http(Http::new(&self.to, &self.connector)?.into()),
             }),
         };
         match way {

@@ -59,14 +59,13 @@ impl Attached {
             Arc::clone(&coherence),
             journal.clone(),
             local.clone(),
-            tracer.clone(),
         );
         let supervisor = Supervisor {
             coherence: Arc::clone(&coherence),
             config: config.shared.clone(),
             tls,
             prefixes: config.tracked_prefixes(),
-            replay: outage,
+            replay: outage.traced_by(tracer),
             daemon_id: journal.daemon_id(),
         };
         let stop = CancellationToken::new();

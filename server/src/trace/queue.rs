@@ -83,6 +83,7 @@ impl Waiting {
     }
 
     /// Takes those that make up a batch of at most `max` spans; a single request may have more.
+    #[expect(clippy::vec_box, reason = "boxed already, and large to move")]
     pub fn take(&mut self, max: usize) -> Vec<Box<Span>> {
         let mut batch = Vec::new();
         let mut count = 0;
