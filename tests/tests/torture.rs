@@ -92,8 +92,9 @@ const BOUNDS: Bounds = Bounds {
     lease: Duration::from_secs(1),
     max_stale: Duration::from_secs(2),
     slack: Duration::from_millis(100),
-    // An offset of clocks is known as far as a beat is fast.
-    stamps: Duration::from_millis(600),
+    // An offset of clocks is known as far as a beat is fast. Who was started while it was cut off
+    // knows nothing of it, and takes its own clock to be half a second off, and any other one.
+    stamps: Duration::from_millis(1100),
 };
 
 type Stub = CacheServiceClient<Channel>;
