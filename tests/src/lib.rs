@@ -12,6 +12,7 @@
 //! - [`Collector`] takes traces and metrics by OTLP, as a real one does.
 //! - [`wire`] speaks to a port below the level of any client, [`request`] builds messages.
 //! - [`sandbox`] gives a daemon a disk of its own that a test can fill or make read-only.
+//! - [`Browser`] is a real one, without a window.
 //! - [`metrics`] takes apart what `/metrics` says.
 //! - [`load`] makes values and requests that take long.
 //! - [`eventually`] waits for a state that announces itself by no event.
@@ -24,6 +25,7 @@
     reason = "a test plays the environment and may fail by panic"
 )]
 
+pub mod browser;
 pub mod caller;
 mod cli;
 pub mod collector;
@@ -42,6 +44,7 @@ pub mod sandbox;
 pub mod shared;
 pub mod wire;
 
+pub use browser::Browser;
 pub use caller::Caller;
 pub use cli::{pannier, pannier_lines, pannier_with_stdin, stderr, stdout};
 pub use collector::Collector;
