@@ -37,12 +37,14 @@ LAYERS["rocks"] = {"error"}
 LAYERS["stats"] = set()
 LAYERS["tier"] = {"changes", "resp", "rocks", "stats", "telemetry"} | LAYERS["telemetry"]
 LAYERS["namespace"] = {"tier"} | LAYERS["tier"]
+LAYERS["trace"] = {"stats", "steps"} | LAYERS["steps"]
+LAYERS["export"] = {"tier", "trace"} | LAYERS["tier"] | LAYERS["trace"]
 LAYERS["journal"] = {"tier"} | LAYERS["tier"]
 LAYERS["coherence"] = {"journal"} | LAYERS["journal"]
-LAYERS["engine"] = {"coherence", "namespace"} | LAYERS["coherence"]
+LAYERS["engine"] = {"coherence", "namespace", "trace"} | LAYERS["coherence"]
 LAYERS["observe"] = {"engine"} | LAYERS["engine"]
 LAYERS["frontdoor"] = {"observe"} | LAYERS["observe"]
-LAYERS["server"] = {"frontdoor"} | LAYERS["frontdoor"]
+LAYERS["server"] = {"export", "frontdoor"} | LAYERS["export"] | LAYERS["frontdoor"]
 LAYERS["main"] = {"server"} | LAYERS["server"]
 
 # The library's name in main.rs, which is a crate of its own.

@@ -4,7 +4,8 @@
 #   tools/deps.sh run     what building and running need: a C and C++ compiler (RocksDB, zstd) and
 #                         libclang (bindgen reads RocksDB's header)
 #   tools/deps.sh test    that, and what the tests and checks need: redis-server, redis-cli,
-#                         openssl, promtool, Python 3.11, rustfmt, clippy
+#                         openssl, promtool, Chromium with chromedriver, Python 3.11, rustfmt,
+#                         clippy
 #
 # Root on Debian or a derivative: installs them with apt-get. Anybody else there: prints the one
 # line to run and exits 1. Any other system: prints what is needed and exits 1. Detection is by
@@ -82,6 +83,9 @@ look() {
         has redis-server || want redis-server "redis-server 6.2 or later, in PATH"
         has redis-cli || want redis-tools "redis-cli, in PATH"
         has openssl || want openssl "openssl 3.0 or later, in PATH"
+        has chromium || has google-chrome \
+            || want chromium "Chromium or Google Chrome 111 or later, in PATH"
+        has chromedriver || want chromium-driver "chromedriver of the same version, in PATH"
         has promtool || want prometheus "promtool, of Prometheus 2.42 or later, in PATH"
         has_python || want python3 "Python 3.11 or later as python3"
     fi

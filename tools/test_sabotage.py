@@ -86,17 +86,17 @@ class Reading(unittest.TestCase):
 
 
 class Fake:
-    """A stage whose runs are given."""
+    """A stage whose runs are given, in groups."""
 
-    def __init__(self, *passed):
-        self.runs = [Run(it, "" if it else "Old", 1.0) for it in passed]
+    def __init__(self, *groups):
+        self.groups = [[Run(it, "" if it else "Old", 1.0) for it in group] for group in groups]
         self.on = []
 
     def switch(self, names):
         self.on.append(tuple(names))
 
-    def attempts(self, _tests):
-        return [lambda run=run: run for run in self.runs]
+    def attempts(self, _entry):
+        return [[lambda run=run: run for run in group] for group in self.groups]
 
 
 class Judging(unittest.TestCase):
@@ -105,25 +105,61 @@ class Judging(unittest.TestCase):
         return right, " ".join(line.split())
 
     def test_the_first_failure_counts(self):
-        stage = Fake(True, False, True)
+        stage = Fake([True, False, True])
         self.assertEqual(self.judged(stage, entry(uses=("two",))), (True, "one caught 2.0 s Old"))
         self.assertEqual(stage.on, [("two", "one"), ()])
 
-    def test_nothing_caught_is_wrong_unless_it_is_hidden(self):
-        self.assertEqual(self.judged(Fake(True), entry()),
-                         (False, "one NOT CAUGHT 1.0 s what it does"))
-        self.assertEqual(self.judged(Fake(True), entry(hidden="because")),
-                         (True, "one hidden 1.0 s because"))
-
-    def test_what_is_said_to_be_hidden_must_be(self):
-        right, line = self.judged(Fake(False), entry(hidden="because"))
-        self.assertFalse(right)
-        self.assertIn("CAUGHT, though said to be hidden", line)
+    def test_each_group_has_to_fail(self):
+        self.assertEqual(self.judged(Fake([False], [True, False]), entry()),
+                         (True, "one caught 3.0 s Old | Old"))
+        for groups, faults in ((([False], [True]), "Old | NOT SEEN: what it does"),
+                               (([True], [False]), "NOT SEEN: what it does | Old")):
+            self.assertEqual(self.judged(Fake(*groups), entry()),
+                             (False, f"one NOT CAUGHT 2.0 s {faults}"))
 
     def test_without_sabotage_nothing_may_fail(self):
-        self.assertEqual(sabotage.sound(Fake(True, True), [entry()]), [])
-        self.assertEqual(sabotage.sound(Fake(False), [entry()]),
+        self.assertEqual(sabotage.sound(Fake([True], [True]), [entry()]), [])
+        self.assertEqual(sabotage.sound(Fake([False]), [entry()]),
                          ["without sabotage: FAILED: Old"])
+
+    def test_torture_is_a_group_of_its_own_with_each_seed(self):
+        stage = sabotage.Stage("tree", "target", 30, 3)
+        groups = [entry(tests=(("a", "b"),)), entry(tests=(("a", "b"),), torture=True),
+                  entry(torture=True)]
+        self.assertEqual([[len(group) for group in stage.attempts(it)] for it in groups],
+                         [[1], [1, 3], [3]])
+
+
+class Renewing(unittest.TestCase):
+    def test_only_what_differs_is_written(self):
+        with tempfile.TemporaryDirectory() as tree, tempfile.TemporaryDirectory() as fresh:
+            for directory, name, text in ((tree, "same", "1"), (tree, "other", "1"),
+                                          (tree, "gone/file", "1"), (fresh, "same", "1"),
+                                          (fresh, "other", "2"), (fresh, "new/file", "3")):
+                path = os.path.join(directory, name)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.utime(path, (1, 1))
+            sabotage.renew(tree, fresh)
+            times = {}
+            for root, _, files in os.walk(tree):
+                for file in files:
+                    path = os.path.join(root, file)
+                    times[os.path.relpath(path, tree)] = os.stat(path).st_mtime
+            self.assertEqual(sorted(times), ["new/file", "other", "same"])
+            self.assertEqual(times["same"], 1)
+            self.assertGreater(min(times["other"], times["new/file"]), 1)
+
+
+class Resuming(unittest.TestCase):
+    def test_what_was_caught_is_known_by_its_line(self):
+        with tempfile.TemporaryDirectory() as directory:
+            self.assertEqual(sabotage.done_before(directory), {})
+            with open(os.path.join(directory, sabotage.RESULTS), "w", encoding="utf-8") as file:
+                file.write("one   caught      1.0 s  Old\ntwo   NOT CAUGHT  2.0 s  NOT SEEN\n")
+            self.assertEqual(sabotage.done_before(directory),
+                             {"one": "one   caught      1.0 s  Old"})
 
 
 class Calling(unittest.TestCase):

@@ -14,6 +14,7 @@ mod section;
 mod shared;
 mod start;
 mod statistics;
+mod telemetry;
 
 use std::{
     io::Write,
@@ -44,6 +45,8 @@ pub enum Part {
     Disk,
     /// What sharing a Redis costs, and how soon others hear of a change
     Shared,
+    /// What tracing and its export cost, also when the collector is away
+    Telemetry,
 }
 
 /// What the program `report` can be told.
@@ -199,6 +202,9 @@ fn measure(options: &Options, bench: &Bench) -> Vec<(&'static str, Result<Vec<Se
     }
     if wanted(Part::Shared) {
         parts.push((shared::TITLE, one(shared::measure(bench))));
+    }
+    if wanted(Part::Telemetry) {
+        parts.push((telemetry::TITLE, one(telemetry::measure(bench))));
     }
     parts
 }

@@ -27,6 +27,7 @@
 //! The epoch is drawn at random when the process starts and counts on from there, so a copy from
 //! an earlier process never carries the present one, and nothing has to be made durable for that.
 
+mod delay;
 mod epochs;
 mod fences;
 mod link;
@@ -48,8 +49,11 @@ use std::{
 
 use tokio::sync::{Notify, RwLock as Gate, RwLockReadGuard, watch};
 
-use self::{epochs::Epochs, fences::Fences, standing::Counts, verified::VerifiedCopies};
+use self::{
+    delay::Delay, epochs::Epochs, fences::Fences, standing::Counts, verified::VerifiedCopies,
+};
 pub use self::{
+    delay::Expected,
     link::Link,
     standing::{CoherenceStats, Standing},
     supervisor::{Replay, Supervisor, supervise},
@@ -90,6 +94,7 @@ pub struct Coherence {
     /// Asks the tracking connections for a beat now.
     nudge: Notify,
     counts: Counts,
+    delay: Delay,
 }
 
 struct State {
@@ -139,6 +144,7 @@ impl Coherence {
             verified: VerifiedCopies::new(verified_bytes),
             nudge: Notify::new(),
             counts: Counts::default(),
+            delay: Delay::default(),
             watched,
             clock,
         }

@@ -5,6 +5,7 @@
 //! own. A fault names the file, the key and what was expected.
 
 mod args;
+mod otlp;
 mod raw;
 mod shared;
 mod url;
@@ -17,6 +18,7 @@ use serde::{Serialize, Serializer};
 
 pub use self::{
     args::{Args, Command, Overrides},
+    otlp::{Destination, Endpoint, ExportCompression, OtlpConfig, Protocol, Sampler},
     raw::{OnSharedDown, TierName},
     shared::{Address, Credentials, MASK, Secret, SharedConfig, TlsFiles, Topology, mask_url},
     words::{Size, Span},
@@ -47,7 +49,7 @@ pub struct Config {
     pub local: LocalConfig,
     /// The shared tier.
     pub shared: SharedConfig,
-    /// Logs.
+    /// Logs, and the export of traces and metrics.
     pub telemetry: TelemetryConfig,
     /// Policy of namespaces that are not listed.
     pub defaults: Policy,
@@ -100,6 +102,8 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
     /// Namespaces that metrics show by name; the others are shown together.
     pub namespaces_max: usize,
+    /// Export of traces and metrics.
+    pub otlp: OtlpConfig,
 }
 
 /// How log lines look.

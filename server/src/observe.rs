@@ -34,6 +34,7 @@ use crate::{
     clock::{Clock, Timestamp},
     engine::Engine,
     stats::{Door, Exported},
+    trace::Tracer,
 };
 
 /// How often the windows move on.
@@ -60,6 +61,7 @@ pub struct Observer {
     slowest: Slowest,
     windows: Windows,
     redis: Mutex<Option<(Instant, RedisMemory)>>,
+    tracer: Tracer,
     exported: OnceLock<Box<dyn Fn() -> Exported + Send + Sync>>,
 }
 
@@ -70,14 +72,15 @@ impl fmt::Debug for Observer {
 }
 
 impl Observer {
-    /// Counting begins now.
-    pub fn new(engine: Arc<Engine>, clock: Clock, door: Arc<Door>) -> Self {
+    /// Counting begins now. The tracer is the one of all requests.
+    pub fn new(engine: Arc<Engine>, clock: Clock, door: Arc<Door>, tracer: Tracer) -> Self {
         let started = (Instant::now(), clock.now());
         Self {
             calls: Calls::new(engine.shared().is_some()),
             slowest: Slowest::default(),
             windows: Windows::new(started.1),
             redis: Mutex::default(),
+            tracer,
             exported: OnceLock::new(),
             started,
             engine,
@@ -94,6 +97,11 @@ impl Observer {
     /// Counts of the front doors.
     pub fn door(&self) -> &Arc<Door> {
         &self.door
+    }
+
+    /// Who decides which requests are traced.
+    pub fn tracer(&self) -> &Tracer {
+        &self.tracer
     }
 
     /// Time since the daemon was started.

@@ -8,18 +8,15 @@
 //! closed. Whatever has not finished within `drain_timeout` is dropped.
 
 mod attached;
+mod exporting;
 
 use std::{future::Future, io, sync::Arc, thread, time::Duration};
 
-use tokio::{
-    sync::oneshot,
-    task::JoinSet,
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use self::attached::Attached;
+use self::{attached::Attached, exporting::Exporting};
 use crate::{
     clock::Clock,
     config::{Config, Listen, TierName},
@@ -33,6 +30,7 @@ use crate::{
     observe::Observer,
     stamp::Stamper,
     tier::local::{LocalTier, Maintenance},
+    trace::Tracer,
 };
 
 /// A bound daemon, not yet serving.
@@ -47,6 +45,7 @@ pub struct Server {
     maintenance: Maintenance,
     stop_maintenance: CancellationToken,
     attached: Option<Attached>,
+    exporting: Exporting,
 }
 
 /// How a run ended.
@@ -78,7 +77,8 @@ impl Server {
         )
         .await?;
         let stamper = Arc::new(Stamper::new(clock.clone(), Stamper::random_writer()?));
-        let attached = Attached::begin(&config, &clock, &stamper, &local).await?;
+        let (tracer, spans) = Tracer::new(&config.telemetry.otlp);
+        let attached = Attached::begin(&config, &clock, &stamper, &local, &tracer).await?;
         let (shared, attached) = attached.unzip();
         let engine = Engine::new(
             Arc::clone(&config),
@@ -87,13 +87,11 @@ impl Server {
             local.clone(),
             shared,
         );
-        let observer = Arc::new(Observer::new(Arc::new(engine), clock, Arc::default()));
+        let (engine, door) = (Arc::new(engine), Arc::default());
+        let observer = Arc::new(Observer::new(engine, clock, door, tracer));
+        let exporting = Exporting::begin(&config, &observer, spans)?;
         let health = HealthReporter::new();
-        for part in ["", CACHE_SERVICE] {
-            health
-                .set_service_status(part, ServingStatus::Serving)
-                .await;
-        }
+        say(&health, ServingStatus::Serving).await;
         health
             .set_service_status(SHARED_PART, ServingStatus::Unknown)
             .await;
@@ -110,6 +108,7 @@ impl Server {
             maintenance,
             stop_maintenance,
             attached,
+            exporting,
         })
     }
 
@@ -126,7 +125,7 @@ impl Server {
     ) -> Result<Ending> {
         let (stopping, drained) = (CancellationToken::new(), CancellationToken::new());
         let mut workers = Workers::start(&self.config, &self.services, &stopping)?;
-        let mut doors = JoinSet::new();
+        let (drain, mut doors) = (self.config.server.drain_timeout.0, JoinSet::new());
         doors.spawn(listen::accept(
             self.grpc,
             workers.take_outlets(),
@@ -151,16 +150,11 @@ impl Server {
             () = stop => tracing::info!("stopping: finishing what is in flight"),
             () = workers.first_failure() => tracing::error!("a worker stopped by itself"),
         }
-        let deadline = Instant::now() + self.config.server.drain_timeout.0;
-        for part in ["", CACHE_SERVICE] {
-            self.health
-                .set_service_status(part, ServingStatus::NotServing)
-                .await;
-        }
+        say(&self.health, ServingStatus::NotServing).await;
         stopping.cancel();
         let (ending, hurried) = tokio::select! {
             () = self.services.quiet() => (Ending::Drained, false),
-            finished = timeout_at(deadline, workers.finished()) => match finished {
+            finished = timeout(drain, workers.finished()) => match finished {
                 Ok(()) => (Ending::Drained, false),
                 Err(_) => (Ending::CutOff, false),
             },
@@ -173,6 +167,7 @@ impl Server {
         workers.abandon();
         drained.cancel();
         doors.shutdown().await;
+        self.exporting.stop();
         if let Some(attached) = self.attached {
             attached.end().await;
         }
@@ -182,11 +177,23 @@ impl Server {
             // The write-ahead log has everything; the next start takes a little longer.
             return Ok(ending);
         }
+        let close = async {
+            // First: its last figures are of the store.
+            self.exporting.end().await;
+            self.local.close().await
+        };
         tokio::select! {
-            closed = self.local.close() => closed?,
+            closed = close => closed?,
             () = &mut hurry => return Ok(Ending::CutOff),
         }
         Ok(ending)
+    }
+}
+
+/// Tells the health service how the daemon is.
+async fn say(health: &HealthReporter, status: ServingStatus) {
+    for part in ["", CACHE_SERVICE] {
+        health.set_service_status(part, status).await;
     }
 }
 

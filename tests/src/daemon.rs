@@ -274,9 +274,9 @@ impl Daemon {
         self.process.kill();
     }
 
-    /// Stops it where it stands, until [`Daemon::thaw`].
+    /// Stops it where it stands, until [`Daemon::thaw`]; returns when it does nothing any more.
     pub fn freeze(&self) {
-        self.process.signal(Signal::STOP);
+        self.process.freeze();
     }
 
     /// Lets it go on.

@@ -27,15 +27,23 @@
 //! - X was DEFERRED and latest(V) + [`Bounds::stamps`] <= begin(X): when it is replayed, X removes
 //!   what has an older stamp, and clocks of daemons agree only so far.
 //!
+//! A Get decides at its begin at the earliest; begun while its daemon stood still, when that ended
+//! at the earliest.
+//!
 //! Two puts that overlap may come in either order. `FLUSHALL`, and a Redis that comes back without
 //! its data, are removals of every key. A Redis that comes back with its data changes nothing.
 //!
 //! # The rules
 //!
-//! - **Old** (P6, P7, P8, P9, P10): a Get not marked stale, begun later than the lease after X was
-//!   effective, does not return a V that is certainly before X. If X removed, V was resurrected.
+//! - **Old** (P6, P7, P8, P9, P10): a Get not marked stale that decides later than the lease after
+//!   X was effective does not return a V that is certainly before X. If X removed, V was
+//!   resurrected.
 //! - **Own** (P5): a Get on the daemon that made X, begun after X ended, fresh or stale, does not
 //!   return a V that is certainly before X. That X is DEFERRED is enough here.
+//! - **Unread** (P5): a Get on the daemon that made the put V, begun after V ended, finds
+//!   something, if V was APPLIED, its lifetime goes on, both say ATTACHED, every other change was
+//!   certainly before V or begun after the Get, and nothing was wrong meanwhile but late
+//!   invalidations.
 //! - **Unbacked** (P9): a Get not marked stale does not return a value that cannot have reached
 //!   Redis yet: its put began while nothing could pass from its daemon to Redis, and the Get ended
 //!   before that changed.
@@ -51,8 +59,8 @@
 //!   every other change had certainly come before it: ended before it began, and, if not APPLIED,
 //!   by the margin of stamps, and could not be on the wire any more.
 //!
-//! Not checked: that a Get finds anything (a cache may forget), how long a stale answer has been
-//! replaced when contact was lost several times, and what `FAILED` leaves behind.
+//! Not checked: that a Get finds what others put (a cache may forget), how long a stale answer has
+//! been replaced when contact was lost several times, and what `FAILED` leaves behind.
 
 use std::time::Duration;
 
@@ -147,6 +155,10 @@ pub enum FaultKind {
     TrackingSwallowed,
     /// Nothing passed, but what was sent may arrive when the fault is over.
     Stopped,
+    /// The process of the daemon stood still: it read, decided and answered nothing.
+    Frozen,
+    /// The invalidations were late; everything else passed, at the worst after a moment.
+    Late,
     /// Anything else, for the reader of a report.
     Other,
 }

@@ -1,14 +1,17 @@
 //! A child process whose output is watched.
 
 use std::{
+    fs,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+
+use crate::eventually::EVENTUALLY_MAX;
 
 /// How a process ended.
 #[derive(Debug, Clone)]
@@ -139,6 +142,27 @@ impl Watched {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a child can be signalled");
+    }
+
+    /// Stops it where it stands; returns when all its threads do (proc_pid_stat(5), field 3).
+    pub(crate) fn freeze(&self) {
+        self.signal(Signal::STOP);
+        let deadline = Instant::now() + EVENTUALLY_MAX;
+        while !self.stands_still() {
+            assert!(Instant::now() < deadline, "process {} goes on", self.id());
+            thread::yield_now();
+        }
+    }
+
+    fn stands_still(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+        tasks.flatten().all(|task| {
+            // A thread that has ended meanwhile does nothing either.
+            let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            // The state stands behind the name, which may contain anything.
+            let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes()[0]);
+            state.is_none_or(|state| state == b'T')
+        })
     }
 
     pub(crate) fn kill(&mut self) {

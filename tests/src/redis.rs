@@ -14,8 +14,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use rustix::process::Signal;
@@ -328,6 +327,11 @@ impl Redis {
         calls.map_or(0, |calls| calls.parse().expect("a count"))
     }
 
+    /// How often it has been asked for whole values since then.
+    pub fn reads(&self) -> u64 {
+        self.calls("get") + self.calls("mget")
+    }
+
     /// Sets the counters of INFO to zero.
     pub fn forget_calls(&self) {
         assert!(self.command(&["CONFIG", "RESETSTAT"]).is_ok());
@@ -393,12 +397,7 @@ impl Redis {
 
     /// Stops it where it stands until [`Redis::thaw`]; it stands when this returns.
     pub fn freeze(&self) {
-        self.process.signal(Signal::STOP);
-        let begun = Instant::now();
-        while self.state() != Some('T') {
-            assert!(begun.elapsed() < PATIENCE, "redis-server does not stand");
-            thread::yield_now();
-        }
+        self.process.freeze();
     }
 
     /// Lets it go on.
@@ -446,13 +445,6 @@ impl Redis {
             (serves || output.has_ended()).then_some(serves)
         });
         seen == Some(true)
-    }
-
-    /// The letter of proc_pid_stat(5), field 3.
-    fn state(&self) -> Option<char> {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.id())).ok()?;
-        let (_, rest) = stat.rsplit_once(')')?;
-        rest.trim_start().chars().next()
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use pannier_proto::v1::{TierOutcome, invalidate_request::Target};
 use pannier_tests::{
-    Caller, Daemon, Mode, Path, Proxy, Redis,
+    Caller, Mode, Pair, Path, Redis,
     caller::{is_stale, value},
     eventually, request, shared,
 };
@@ -31,132 +31,110 @@ max_stale = \"2s\"
 raw = true
 ";
 
-struct Stage {
-    redis: Redis,
-    proxy: Proxy,
-    /// Behind the proxy.
-    near: Daemon,
-    other: Daemon,
+async fn start(more: &str) -> Pair {
+    Pair::start(&format!("{more}\n{CONFIG}"), CONFIG).await
 }
 
-impl Stage {
-    async fn start(more: &str) -> Self {
-        Self::start_on(Redis::start(), more).await
-    }
+/// Changes something by the other one and returns when the near one has heard of it, without
+/// reading it.
+async fn heard(pair: &Pair, change: impl Future<Output = ()>) {
+    pair.hold("marker", "m", "1").await;
+    change.await;
+    pair.other("marker").put("m", "2").await;
+    pair.near("marker").becomes("m", Some(b"2")).await;
+}
 
-    async fn start_on(redis: Redis, more: &str) -> Self {
-        let proxy = Proxy::start(redis.address());
-        let near = shared::start(&proxy.url(), &format!("{more}\n{CONFIG}")).await;
-        let other = shared::start(&redis.url(), CONFIG).await;
-        Self {
-            redis,
-            proxy,
-            near,
-            other,
-        }
-    }
-
-    fn near(&self, namespace: &str) -> Caller {
-        Caller::new(&self.near, namespace)
-    }
-
-    fn other(&self, namespace: &str) -> Caller {
-        Caller::new(&self.other, namespace)
-    }
-
-    async fn hold(&self, namespace: &str, key: &str, value: &str) {
-        self.other(namespace).put(key, value.to_owned()).await;
-        self.near(namespace).has_local(key, value.as_bytes()).await;
-    }
-
-    /// The other daemon invalidates; returns when the near one has heard of it, without reading it.
-    async fn invalidate_and_hear(&self, namespace: &str, key: &str) {
-        self.hold("marker", "m", "1").await;
-        let gone = self.other(namespace).invalidate(key).await;
+/// The other one invalidates and the near one has heard of it.
+async fn invalidate_and_hear(pair: &Pair, namespace: &str, key: &str) {
+    heard(pair, async {
+        let gone = pair.other(namespace).invalidate(key).await;
         assert_eq!(gone.shared_outcome(), TierOutcome::Applied);
-        self.other("marker").put("m", "2").await;
-        self.near("marker").becomes("m", Some(b"2")).await;
-    }
-
-    async fn cut_off(&self) {
-        self.proxy.set(Mode::Cut);
-        shared::detached(&self.near).await;
-    }
-
-    async fn come_back(&self) {
-        self.proxy.set(Mode::Pass);
-        shared::attached(&self.near).await;
-    }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immutable_entry_that_was_invalidated_does_not_come_back_with_a_restart() {
-    let mut stage = Stage::start("").await;
-    stage.hold("artifacts", "k", "v").await;
-    stage.invalidate_and_hear("artifacts", "k").await;
+    let mut pair = start("").await;
+    pair.hold("artifacts", "k", "v").await;
+    invalidate_and_hear(&pair, "artifacts", "k").await;
     // What was heard is carried out beside the requests; no request can tell when.
     tokio::time::sleep(Duration::from_millis(300)).await;
-    stage.near = stage.near.restart_in_place();
-    shared::attached(&stage.near).await;
-    assert_eq!(stage.near("artifacts").value("k").await, None);
+    pair.restart_near();
+    shared::attached(&pair.near).await;
+    assert_eq!(pair.near("artifacts").value("k").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fill_that_an_invalidation_overtook_does_not_come_back_with_a_restart() {
-    let mut stage = Stage::start("command_timeout = \"25s\"").await;
-    stage.other("artifacts").put("k", "v").await;
-    stage.proxy.set_for(Path::Data, Mode::HoldReplies);
+    let mut pair = start("command_timeout = \"25s\"").await;
+    pair.other("artifacts").put("k", "v").await;
+    pair.proxy.set_for(Path::Data, Mode::HoldReplies);
     let mut filling = tokio::task::JoinSet::new();
-    let caller = stage.near("artifacts");
+    let caller = pair.near("artifacts");
     filling.spawn(async move { caller.value("k").await });
-    stage.proxy.holds(Path::Data).await;
-    let before = stage.proxy.reply_bytes(Path::Tracking);
-    stage.other("artifacts").invalidate("k").await;
+    pair.proxy.holds(Path::Data).await;
+    let before = pair.proxy.reply_bytes(Path::Tracking);
+    pair.other("artifacts").invalidate("k").await;
     eventually("it has been heard", async || {
-        stage.proxy.reply_bytes(Path::Tracking) > before + 1000
+        pair.proxy.reply_bytes(Path::Tracking) > before + 1000
     })
     .await;
-    stage.proxy.set(Mode::Pass);
+    pair.proxy.set(Mode::Pass);
     filling.join_all().await;
-    stage.near = stage.near.restart_in_place();
-    shared::attached(&stage.near).await;
-    assert_eq!(stage.near("artifacts").value("k").await, None);
+    pair.restart_near();
+    shared::attached(&pair.near).await;
+    assert_eq!(pair.near("artifacts").value("k").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_own_write_that_others_invalidated_is_not_served_in_an_outage() {
-    let stage = Stage::start("").await;
-    stage.near("n").put("k", "own").await;
-    stage.invalidate_and_hear("n", "k").await;
-    stage.cut_off().await;
-    assert_eq!(stage.near("n").value("k").await, None);
+    let pair = start("").await;
+    pair.near("n").put("k", "own").await;
+    invalidate_and_hear(&pair, "n", "k").await;
+    pair.cut_off().await;
+    assert_eq!(pair.near("n").value("k").await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_put_of_an_outage_that_others_replaced_is_not_served_in_the_next() {
+    let pair = start("").await;
+    pair.cut_off().await;
+    pair.near("n").put("k", "own").await;
+    pair.come_back().await;
+    heard(&pair, async {
+        pair.other("n").put("k", "newer").await;
+    })
+    .await;
+    pair.cut_off().await;
+    assert_eq!(pair.near("n").value("k").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_that_was_heard_is_not_forgotten_by_a_restart_in_an_outage() {
-    let mut stage = Stage::start("").await;
-    stage.hold("short", "k", "old").await;
-    stage.invalidate_and_hear("short", "k").await;
+    let mut pair = start("").await;
+    pair.hold("short", "k", "old").await;
+    invalidate_and_hear(&pair, "short", "k").await;
     // From now on nobody may be given what was right longer ago than this.
     let gone = Instant::now() + Duration::from_secs(2);
     eventually("max_stale is over", async || Instant::now() > gone).await;
-    stage.cut_off().await;
-    stage.near = stage.near.restart_in_place();
-    assert_eq!(stage.near("short").value("k").await, None);
+    pair.cut_off().await;
+    pair.restart_near();
+    assert_eq!(pair.near("short").value("k").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_verified_is_served_in_the_next_outage() {
-    let stage = Stage::start("").await;
-    stage.hold("short", "k", "v").await;
-    stage.cut_off().await;
+    let pair = start("").await;
+    pair.hold("short", "k", "v").await;
+    pair.cut_off().await;
     let over = Instant::now() + Duration::from_secs(3);
-    stage.come_back().await;
-    stage.near("short").has_local("k", b"v").await;
+    pair.come_back().await;
+    pair.near("short").has_local("k", b"v").await;
     eventually("max_stale is over", async || Instant::now() > over).await;
-    stage.near("short").has_local("k", b"v").await;
-    stage.cut_off().await;
-    let reply = stage.near("short").get("k").await;
+    pair.near("short").has_local("k", b"v").await;
+    pair.cut_off().await;
+    let reply = pair.near("short").get("k").await;
     assert!(is_stale(&reply), "{:?}", reply.provenance);
     assert_eq!(value(&reply).unwrap(), "v");
 }
@@ -179,47 +157,46 @@ async fn who_may_not_publish_can_invalidate_all_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_publication_that_redis_has_no_memory_for_does_not_keep_it_away() {
-    let stage = Stage::start("").await;
-    stage.cut_off().await;
-    stage.near("artifacts").put("k", "v").await;
-    stage
-        .redis
+    let pair = start("").await;
+    pair.cut_off().await;
+    pair.near("artifacts").put("k", "v").await;
+    pair.redis
         .command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    stage.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
-    stage.come_back().await;
-    assert_eq!(stage.near("artifacts").value("k").await.unwrap(), "v");
+    pair.redis.command(&["CONFIG", "SET", "maxmemory", "1"]);
+    pair.come_back().await;
+    assert_eq!(pair.near("artifacts").value("k").await.unwrap(), "v");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_raw_namespace_that_overflows_the_journal_does_not_keep_redis_away() {
-    let stage = Stage::start("journal_max = 3").await;
-    stage.cut_off().await;
+    let pair = start("journal_max = 3").await;
+    pair.cut_off().await;
     for index in 0..10 {
         let key = format!("k{index}");
-        let stub = stage.near("plain").stub();
+        let stub = pair.near("plain").stub();
         let request = request::invalidate_keys("plain", [key]);
         // Accepted, or refused with a clear word: but never accepted and forgotten.
         if let Err(refused) = { stub }.invalidate(request).await {
             assert_eq!(refused.code(), Code::ResourceExhausted);
         }
     }
-    stage.near("n").invalidate("k").await;
-    stage.come_back().await;
+    pair.near("n").invalidate("k").await;
+    pair.come_back().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_replaces_an_invalidated_immutable_entry_is_published() {
-    let stage = Stage::start("").await;
-    stage.hold("artifacts", "k", "first").await;
-    stage.cut_off().await;
-    stage.near("artifacts").invalidate("k").await;
-    stage.near("artifacts").put("k", "second").await;
+    let pair = start("").await;
+    pair.hold("artifacts", "k", "first").await;
+    pair.cut_off().await;
+    pair.near("artifacts").invalidate("k").await;
+    pair.near("artifacts").put("k", "second").await;
     // As after a restart of Redis.
-    stage.redis.command(&["SCRIPT", "FLUSH"]);
-    stage.come_back().await;
-    let got = stage.near("artifacts").value("k").await;
+    pair.redis.command(&["SCRIPT", "FLUSH"]);
+    pair.come_back().await;
+    let got = pair.near("artifacts").value("k").await;
     assert_eq!(got.unwrap(), "second", "the put of the outage is lost");
-    stage.other("artifacts").becomes("k", Some(b"second")).await;
+    pair.other("artifacts").becomes("k", Some(b"second")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -245,19 +222,19 @@ async fn what_the_process_before_has_left_open_is_closed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn invalidating_elsewhere_costs_no_immutable_entry_in_an_outage() {
-    let stage = Stage::start("").await;
-    stage.hold("artifacts", "k", "v").await;
-    stage.cut_off().await;
+    let pair = start("").await;
+    pair.hold("artifacts", "k", "v").await;
+    pair.cut_off().await;
     let elsewhere = Target::Prefix("anything".into());
-    stage.near("n").invalidate_by(elsewhere).await;
-    assert_eq!(stage.near("artifacts").value("k").await.unwrap(), "v");
+    pair.near("n").invalidate_by(elsewhere).await;
+    assert_eq!(pair.near("artifacts").value("k").await.unwrap(), "v");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_with_short_deadlines_do_not_keep_a_silent_link() {
-    let stage = Stage::start("").await;
-    stage.proxy.set_for(Path::Data, Mode::HoldCommands);
-    let caller = stage.near("n");
+    let pair = start("").await;
+    pair.proxy.set_for(Path::Data, Mode::HoldCommands);
+    let caller = pair.near("n");
     eventually("requests are answered again", async || {
         let mut request = tonic::Request::new(request::get("n", "absent"));
         request.set_timeout(Duration::from_millis(100));
@@ -268,13 +245,11 @@ async fn callers_with_short_deadlines_do_not_keep_a_silent_link() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_evicted_immutable_entry_is_not_replaced_where_it_is_known() {
-    let stage = Stage::start("").await;
-    stage.hold("artifacts", "k", "first").await;
+    let pair = start("").await;
+    pair.hold("artifacts", "k", "first").await;
     // As an eviction.
-    stage
-        .redis
-        .command(&["DEL", &shared::key("artifacts", "k")]);
-    let near = stage.near("artifacts");
+    pair.redis.command(&["DEL", &shared::key("artifacts", "k")]);
+    let near = pair.near("artifacts");
     let second = near.try_put(near.put_request("k", "second")).await;
     assert_eq!(second.unwrap_err().code(), Code::AlreadyExists);
     let again = near.try_put(near.put_request("k", "first")).await;

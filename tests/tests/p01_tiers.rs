@@ -133,7 +133,7 @@ async fn readers_who_miss_together_ask_redis_once() {
         for got in readers.join_all().await {
             assert!(got == Some(noise(3, size)));
         }
-        assert_eq!(redis.calls("get") + redis.calls("mget"), 1, "{size} bytes");
+        assert_eq!(redis.reads(), 1, "{size} bytes");
     }
 }
 

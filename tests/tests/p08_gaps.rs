@@ -18,9 +18,9 @@
 
 use std::time::{Duration, Instant};
 
-use pannier_proto::v1::{SharedState, Tier, TierOutcome};
+use pannier_proto::v1::{SharedState, Tier};
 use pannier_tests::{
-    Caller, Daemon, Data, Mode, Path, Proxy, Redis,
+    Data, Mode, Pair, Path, Redis,
     caller::{is_stale, state, tier, value},
     eventually,
     load::{Count, noise},
@@ -32,236 +32,182 @@ use tokio::task::JoinSet;
 const LEASE: Duration = Duration::from_secs(1);
 const MEBIBYTE: usize = 1 << 20;
 
-struct Stage {
-    redis: Redis,
-    proxy: Proxy,
-    near: Daemon,
-    other: Daemon,
+async fn start() -> Pair {
+    Pair::start_on(Redis::builder().durable().start(), "", "").await
 }
 
-impl Stage {
-    async fn start() -> Self {
-        let redis = Redis::builder().durable().start();
-        let proxy = Proxy::start(redis.address());
-        let near = shared::start(&proxy.url(), "").await;
-        let other = shared::start(&redis.url(), "").await;
-        Self {
-            redis,
-            proxy,
-            near,
-            other,
-        }
-    }
+/// Makes each of the four changes on a key of its own that holds `old`.
+async fn change_all(pair: &Pair) {
+    pair.put_by_other("n", "put", b"new").await;
+    pair.other("n").invalidate("invalidated").await;
+    pair.redis.command(&["DEL", &shared::key("n", "deleted")]);
+    pair.redis
+        .command(&["SET", &shared::key("n", "spoilt"), "nonsense"]);
+}
 
-    fn near(&self) -> Caller {
-        Caller::new(&self.near, "n")
+async fn hold_all(pair: &Pair) {
+    for key in CHANGED {
+        pair.hold("n", key, b"old").await;
     }
+    pair.hold("n", "same", b"old").await;
+}
 
-    fn other(&self) -> Caller {
-        Caller::new(&self.other, "n")
-    }
-
-    /// Puts a value by the one and makes the other hold it at home.
-    async fn hold(&self, key: &str, value: &[u8]) {
-        self.put_by_other(key, value).await;
-        self.near().has_local(key, value).await;
-    }
-
-    /// Puts a value by the other, in Redis: whoever was cut off as well defers instead, and what is
-    /// put then stays with it.
-    async fn put_by_other(&self, key: &str, value: &[u8]) {
-        eventually("the other daemon reaches Redis", async || {
-            let put = self.other().put(key, value.to_vec()).await;
-            put.shared_outcome() == TierOutcome::Applied
-        })
-        .await;
-    }
-
-    /// Makes each of the four changes on a key of its own that holds `old`.
-    async fn change_all(&self) {
-        self.put_by_other("put", b"new").await;
-        self.other().invalidate("invalidated").await;
-        self.redis.command(&["DEL", &shared::key("n", "deleted")]);
-        self.redis
-            .command(&["SET", &shared::key("n", "spoilt"), "nonsense"]);
-    }
-
-    async fn hold_all(&self) {
-        for key in CHANGED {
-            self.hold(key, b"old").await;
-        }
-        self.hold("same", b"old").await;
-    }
-
-    /// Reads everything until the daemon is attached and has the new state, and checks each answer
-    /// after the time within which it may not have noticed.
-    async fn check_all(&self, grace: Duration) {
-        let near = self.near();
-        let begun = Instant::now();
-        eventually(
-            "the daemon is attached and knows the new state",
-            async || {
-                let mut settled = true;
-                for key in CHANGED {
-                    let reply = near.get(key).await;
-                    let got = value(&reply);
-                    assert!(
-                        begun.elapsed() < grace
-                            || is_stale(&reply)
-                            || got.as_deref() != Some(b"old"),
-                        "{key}: the old value is served as fresh, {:?}",
-                        reply.provenance
-                    );
-                    let expected = (key == "put").then_some(&b"new"[..]);
-                    settled &= got.as_deref() == expected && state(&reply) == SharedState::Attached;
-                }
-                settled
-            },
-        )
-        .await;
-        let same = near.get("same").await;
-        assert_eq!(
-            (value(&same).unwrap(), is_stale(&same)),
-            ("old".into(), false)
-        );
-    }
+/// Reads everything until the daemon is attached and has the new state, and checks each answer
+/// after the time within which it may not have noticed.
+async fn check_all(pair: &Pair, grace: Duration) {
+    let near = pair.near("n");
+    let begun = Instant::now();
+    eventually(
+        "the daemon is attached and knows the new state",
+        async || {
+            let mut settled = true;
+            for key in CHANGED {
+                let reply = near.get(key).await;
+                let got = value(&reply);
+                assert!(
+                    begun.elapsed() < grace || is_stale(&reply) || got.as_deref() != Some(b"old"),
+                    "{key}: the old value is served as fresh, {:?}",
+                    reply.provenance
+                );
+                let expected = (key == "put").then_some(&b"new"[..]);
+                settled &= got.as_deref() == expected && state(&reply) == SharedState::Attached;
+            }
+            settled
+        },
+    )
+    .await;
+    let same = near.get("same").await;
+    assert_eq!(
+        (value(&same).unwrap(), is_stale(&same)),
+        ("old".into(), false)
+    );
 }
 
 const CHANGED: [&str; 4] = ["put", "invalidated", "deleted", "spoilt"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_is_a_gap() {
-    let mut stage = Stage::start().await;
-    stage.hold_all().await;
-    stage.near.kill();
-    stage.change_all().await;
-    stage.near = stage.near.how().start();
-    stage.check_all(Duration::ZERO).await;
+    let mut pair = start().await;
+    hold_all(&pair).await;
+    pair.near.kill();
+    change_all(&pair).await;
+    pair.near = pair.near.how().start();
+    check_all(&pair, Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_without_redis_is_a_gap_that_lasts() {
-    let mut stage = Stage::start().await;
-    stage.hold_all().await;
-    stage.near.kill();
-    stage.change_all().await;
-    stage.proxy.set(Mode::Cut);
-    stage.near = stage.near.how().start();
+    let mut pair = start().await;
+    hold_all(&pair).await;
+    pair.near.kill();
+    change_all(&pair).await;
+    pair.proxy.set(Mode::Cut);
+    pair.near = pair.near.how().start();
     for key in CHANGED {
-        let reply = stage.near().get(key).await;
+        let reply = pair.near("n").get(key).await;
         assert!(
             value(&reply).is_none() || is_stale(&reply),
             "{key} is served as fresh"
         );
     }
-    stage.proxy.set(Mode::Pass);
-    stage.check_all(Duration::ZERO).await;
+    pair.proxy.set(Mode::Pass);
+    check_all(&pair, Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_tracking_connection_is_a_gap() {
-    let stage = Stage::start().await;
+    let pair = start().await;
     for _ in 0..5 {
-        stage.hold_all().await;
-        assert!(stage.redis.kill_trackers() >= 2);
-        stage.change_all().await;
-        stage.check_all(LEASE).await;
+        hold_all(&pair).await;
+        assert!(pair.redis.kill_trackers() >= 2);
+        change_all(&pair).await;
+        check_all(&pair, LEASE).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cut_of_one_path_or_both_is_a_gap() {
-    let stage = Stage::start().await;
+    let pair = start().await;
     for path in [Path::Tracking, Path::Data, Path::All] {
-        stage.hold_all().await;
-        stage.proxy.set_for(path, Mode::Cut);
-        shared::detached(&stage.near).await;
-        stage.change_all().await;
-        stage.proxy.set(Mode::Pass);
-        stage.check_all(Duration::ZERO).await;
+        hold_all(&pair).await;
+        pair.proxy.set_for(path, Mode::Cut);
+        shared::detached(&pair.near).await;
+        change_all(&pair).await;
+        pair.proxy.set(Mode::Pass);
+        check_all(&pair, Duration::ZERO).await;
     }
-    stage.hold_all().await;
-    stage.proxy.sever(Path::All);
-    stage.change_all().await;
-    stage.check_all(LEASE).await;
+    hold_all(&pair).await;
+    pair.proxy.sever(Path::All);
+    change_all(&pair).await;
+    check_all(&pair, LEASE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_redis_is_a_gap() {
-    let mut stage = Stage::start().await;
-    stage.hold_all().await;
-    stage.proxy.set(Mode::Cut);
-    shared::detached(&stage.near).await;
-    stage.change_all().await;
-    stage.redis.restart(Data::Kept);
-    stage.proxy.set(Mode::Pass);
-    stage.check_all(Duration::ZERO).await;
+    let mut pair = start().await;
+    hold_all(&pair).await;
+    pair.cut_off().await;
+    change_all(&pair).await;
+    pair.redis.restart(Data::Kept);
+    pair.proxy.set(Mode::Pass);
+    check_all(&pair, Duration::ZERO).await;
 
-    stage.hold_all().await;
-    stage.redis.restart(Data::Lost);
+    hold_all(&pair).await;
+    pair.redis.restart(Data::Lost);
     for key in CHANGED.into_iter().chain(["same"]) {
-        stage.near().becomes(key, None).await;
+        pair.near("n").becomes(key, None).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flush_during_a_gap_is_seen() {
-    let stage = Stage::start().await;
-    stage.hold_all().await;
-    stage.proxy.set(Mode::Cut);
-    shared::detached(&stage.near).await;
-    stage.redis.command(&["FLUSHALL"]);
-    stage.proxy.set(Mode::Pass);
-    shared::attached(&stage.near).await;
+    let pair = start().await;
+    hold_all(&pair).await;
+    pair.cut_off().await;
+    pair.redis.command(&["FLUSHALL"]);
+    pair.come_back().await;
     for key in CHANGED {
-        let reply = stage.near().get(key).await;
+        let reply = pair.near("n").get(key).await;
         assert!(
             value(&reply).is_none() || is_stale(&reply),
             "{key} is served as fresh"
         );
-        stage.near().becomes(key, None).await;
+        pair.near("n").becomes(key, None).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_not_changed_is_verified_without_moving_it() {
-    let mut stage = Stage::start().await;
-    stage.hold("large", &noise(8, MEBIBYTE)).await;
-    stage.hold("small", b"v").await;
+    let mut pair = start().await;
+    pair.hold("n", "large", &noise(8, MEBIBYTE)).await;
+    pair.hold("n", "small", b"v").await;
     for round in ["reconnected", "restarted"] {
         match round {
-            "restarted" => stage.near = stage.near.restart_in_place(),
-            _ => stage.proxy.sever(Path::All),
+            "restarted" => pair.restart_near(),
+            _ => pair.proxy.sever(Path::All),
         }
-        shared::attached(&stage.near).await;
+        shared::attached(&pair.near).await;
         for (key, expected) in [("large", noise(8, MEBIBYTE)), ("small", "v".into())] {
-            let (moved, sent) = (
-                stage.proxy.reply_bytes(Path::Data),
-                stage.redis.calls("get"),
-            );
-            let reply = stage.near().get(key).await;
+            let (moved, sent) = (pair.proxy.reply_bytes(Path::Data), pair.redis.reads());
+            let reply = pair.near("n").get(key).await;
             assert!(value(&reply) == Some(expected.clone()), "{round}: {key}");
             assert_eq!(
                 (tier(&reply), is_stale(&reply)),
                 (Tier::Local, false),
                 "{round}: {key}"
             );
-            let moved = stage.proxy.reply_bytes(Path::Data) - moved;
+            let moved = pair.proxy.reply_bytes(Path::Data) - moved;
             assert!(
                 moved < 1024,
                 "{round}: {moved} bytes were moved to verify {key}"
             );
-            assert_eq!(
-                stage.redis.calls("get"),
-                sent,
-                "{round}: {key} was read again"
-            );
+            assert_eq!(pair.redis.reads(), sent, "{round}: {key} was read again");
             // Verified once, it is as good as before.
-            stage.near().has_local(key, &expected).await;
-            stage.redis.forget_calls();
-            stage.near().get(key).await;
+            pair.near("n").has_local(key, &expected).await;
+            pair.redis.forget_calls();
+            pair.near("n").get(key).await;
             assert_eq!(
-                stage.redis.calls("getrange"),
+                pair.redis.calls("getrange"),
                 0,
                 "{round}: {key} is verified twice"
             );
@@ -272,10 +218,10 @@ async fn what_has_not_changed_is_verified_without_moving_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn no_storm_of_gaps_takes_a_reader_back_in_time() {
     const WRITES: u64 = 1000;
-    let stage = Stage::start().await;
+    let pair = start().await;
     let acknowledged = Count::default();
     let mut writing = JoinSet::new();
-    let (writer, done) = (stage.other(), acknowledged.clone());
+    let (writer, done) = (pair.other("n"), acknowledged.clone());
     writing.spawn(async move {
         let mut pace = tokio::time::interval(Duration::from_millis(3));
         for count in 1..=WRITES {
@@ -284,14 +230,13 @@ async fn no_storm_of_gaps_takes_a_reader_back_in_time() {
             done.one();
         }
     });
-    let reader = stage.near();
+    let reader = pair.near("n");
     let (mut last, mut gaps, mut reads) = (0, 0, 0_u64);
     while acknowledged.get() < WRITES {
         let reply = reader.get("k").await;
         reads += 1;
         if reads.is_multiple_of(100) {
-            stage
-                .proxy
+            pair.proxy
                 .sever([Path::Tracking, Path::Data, Path::All][gaps % 3]);
             gaps += 1;
         }

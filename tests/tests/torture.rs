@@ -6,7 +6,10 @@
 //! serves old values of that key until its lease is over, which is measured, and has to be seen.
 //! Meanwhile faults come at random: connections are cut, silenced, slowed, spoilt, one path or
 //! both; trackers and clients are killed; Redis is stopped, flushed, killed and started again with
-//! its data or without; daemons are killed and started again, also while they are cut off.
+//! its data or without; daemons are killed and started again, also while they are cut off. Pushes
+//! are late while a crowd changes one key and reads it at once, so that only the acknowledgement
+//! tells the daemon; and daemons stand still for longer than the lease and go on with questions
+//! waiting, so that only the clock does.
 //! Everything that was seen is recorded and checked offline by the rules of
 //! `pannier_tests::history`, which raise no false alarm.
 //!
@@ -35,14 +38,16 @@ use std::{
 };
 
 use pannier_proto::v1::{
-    GetResponse, InvalidateResponse, PutRequest, PutResponse, SharedState, Tier, TierOutcome,
-    cache_service_client::CacheServiceClient, invalidate_request::Target,
+    GetManyItem, GetManyRequest, GetResponse, InvalidateResponse, PutRequest, PutResponse,
+    ReadOptions, SharedState, Tier, TierOutcome, cache_service_client::CacheServiceClient,
+    invalidate_request::Target,
 };
 use pannier_tests::{
     Connection, Daemon, Data, Mode, Path, Proxy, Redis, eventually,
     history::{
         Action, Bounds, Fault, FaultKind, Found, History, Operation, Reach, Settled, Summary,
     },
+    load::noise,
     request, shared,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -55,7 +60,16 @@ const CALLERS_EACH: usize = 4;
 const BUSY: usize = 6;
 /// And for each daemon one that it only reads, and the others seldom change: only its copy lives
 /// long enough to be served old when the pushes fall silent.
-const KEYS: usize = BUSY + DAEMONS;
+const CROWDED: usize = BUSY + DAEMONS;
+/// And one that is changed by one caller at a time, while pushes to its daemon are late.
+const KEYS: usize = CROWDED + 1;
+/// Callers who read one key of one daemon without a pause while it is changed there.
+const CROWD: usize = 6;
+/// It is read as the last of a batch as well, which takes the daemon long: what it was told of the
+/// key lies there meanwhile.
+const BATCH: usize = 64;
+/// What the local tier takes on the thread of the request, one after the other.
+const BATCH_VALUE_BYTES: usize = 15_000;
 const SEEDS: [u64; 2] = [1, 2];
 const SECONDS: u64 = 24;
 const SEGMENT_MAX: Duration = Duration::from_secs(60);
@@ -78,8 +92,9 @@ const BOUNDS: Bounds = Bounds {
     lease: Duration::from_secs(1),
     max_stale: Duration::from_secs(2),
     slack: Duration::from_millis(100),
-    // An offset of clocks is known as far as a beat is fast.
-    stamps: Duration::from_millis(600),
+    // An offset of clocks is known as far as a beat is fast. Who was started while it was cut off
+    // knows nothing of it, and takes its own clock to be half a second off, and any other one.
+    stamps: Duration::from_millis(1100),
 };
 
 type Stub = CacheServiceClient<Channel>;
@@ -201,6 +216,7 @@ impl Caller {
             let key = self.random.random_range(0..KEYS);
             let only_reads = match key.checked_sub(BUSY) {
                 None => false,
+                Some(DAEMONS) => true,
                 Some(reader) => reader == self.daemon || self.random.random_bool(0.8),
             };
             match self.random.random_range(0..1000) {
@@ -217,6 +233,68 @@ impl Caller {
             }
             let pause = self.random.random_range(0..6000);
             tokio::time::sleep(Duration::from_micros(pause)).await;
+        }
+    }
+
+    /// Reads the crowded key again and again.
+    async fn crowd(mut self, until: Duration) {
+        while self.stage.now() < until {
+            self.get(CROWDED).await;
+        }
+    }
+
+    /// Changes the crowded key, reads it at once, and leaves a value there.
+    async fn change_and_read(mut self) {
+        let removes = self.random.random_bool(0.5);
+        match removes {
+            true => self.invalidate(Some(CROWDED), Self::one(CROWDED)).await,
+            false => self.put(CROWDED).await,
+        }
+        for _ in 0..4 {
+            self.get(CROWDED).await;
+        }
+        if removes {
+            self.put(CROWDED).await;
+            self.get(CROWDED).await;
+        }
+    }
+
+    /// Puts what a batch consists of, but for the crowded key.
+    async fn put_batch(self) {
+        let value = noise(0, BATCH_VALUE_BYTES);
+        let items = batch().map(|name| (name, value.clone()));
+        let Slot { mut stub, .. } = self.stage.slot(self.daemon);
+        // Whether they are all there matters little.
+        let _ = answer(stub.put_many(request::put_many(NAMESPACE, items))).await;
+    }
+
+    /// Reads the crowded key from Redis, after many others.
+    async fn get_batch(&mut self) {
+        let options = ReadOptions {
+            require_shared: true,
+            ..ReadOptions::default()
+        };
+        let names = batch().chain([key_name(CROWDED)]);
+        let request = GetManyRequest {
+            options: Some(options),
+            ..request::get_many(NAMESPACE, names)
+        };
+        let begin = self.stage.now();
+        let Slot { mut stub, process } = self.stage.slot(self.daemon);
+        let Some(reply) = answer(stub.get_many(request)).await else {
+            return;
+        };
+        let state = reply.provenance.as_ref().map(|it| it.shared_state());
+        // Refused while Redis is away, as it was asked for.
+        let item = reply.items.last().filter(|item| item.fault.is_none());
+        if let Some(item) = item {
+            let found = found_in_batch(CROWDED, item);
+            self.record(
+                Some(CROWDED),
+                (begin, process),
+                state,
+                Action::Get { found },
+            );
         }
     }
 
@@ -275,11 +353,7 @@ impl Caller {
             let action = match item.filter(|item| item.fault.is_none()) {
                 None => Action::Unanswered,
                 Some(item) => Action::Get {
-                    found: item.entry.as_ref().map(|entry| Found {
-                        value: value_number(key, &entry.value),
-                        stale: item.stale,
-                        local: item.tier() == Tier::Local,
-                    }),
+                    found: found_in_batch(key, &item),
                 },
             };
             self.record(Some(key), (begin, process), state, action);
@@ -288,7 +362,8 @@ impl Caller {
 
     async fn put(&mut self, key: usize) {
         let number = self.stage.next_value.fetch_add(1, Ordering::Relaxed);
-        let padding = match self.random.random_range(0..10) {
+        // Written on a blocking thread, and on the request's.
+        let padding = match self.random.random_range(0..5) {
             0 => self.random.random_range(16_000..60_000),
             _ => self.random.random_range(0..500),
         };
@@ -354,6 +429,19 @@ fn found(key: usize, reply: &GetResponse) -> Option<Found> {
     })
 }
 
+fn found_in_batch(key: usize, item: &GetManyItem) -> Option<Found> {
+    item.entry.as_ref().map(|entry| Found {
+        value: value_number(key, &entry.value),
+        stale: item.stale,
+        local: item.tier() == Tier::Local,
+    })
+}
+
+/// The names of what is read before the crowded key.
+fn batch() -> impl Iterator<Item = String> {
+    (1..BATCH).map(|index| format!("batch-{index}"))
+}
+
 /// A program that knows nothing of Pannier and deletes and overwrites its keys.
 fn strange_client(stage: &Stage, mut random: StdRng) {
     let mut connection = None;
@@ -365,7 +453,7 @@ fn strange_client(stage: &Stage, mut random: StdRng) {
         let Some(open) = &mut connection else {
             continue;
         };
-        let key = random.random_range(0..KEYS);
+        let key = random.random_range(0..CROWDED);
         let name = shared::key(NAMESPACE, &key_name(key));
         let command = match random.random_bool(0.7) {
             true => vec!["DEL", &name],
@@ -396,12 +484,14 @@ struct Injector {
 
 impl Injector {
     fn run(mut self, length: Duration) -> Self {
-        // Once in each run at least: it alone shows how long old values are served as fresh.
+        // Once in each run at least: each alone shows one part of what keeps answers right.
         self.pause(300, 600);
         self.silence_pushes();
+        self.late_pushes();
+        self.freeze();
         while self.stage.now() < length {
             self.pause(100, 1200);
-            match self.random.random_range(0..17) {
+            match self.random.random_range(0..21) {
                 0..4 => self.cut_off(),
                 4..6 => self.one_path(),
                 6 => self.slow(),
@@ -414,6 +504,8 @@ impl Injector {
                 13 => self.crash(),
                 14 => self.crash_while_cut_off(),
                 15 => self.silence_pushes(),
+                16..18 => self.late_pushes(),
+                18..20 => self.freeze(),
                 _ => self.cut_off_two(),
             }
         }
@@ -491,6 +583,91 @@ impl Injector {
         self.stage
             .record_fault(Some(daemon), kind, from, "pushes swallowed");
         self.proxies[daemon].set(Mode::Pass);
+    }
+
+    /// Somebody who calls this daemon.
+    fn caller(&mut self, daemon: usize) -> Caller {
+        Caller {
+            stage: Arc::clone(&self.stage),
+            daemon,
+            random: StdRng::seed_from_u64(self.random.random()),
+        }
+    }
+
+    /// Until the push comes, a daemon knows of its own change from the acknowledgement alone.
+    fn late_pushes(&mut self) {
+        let daemon = self.any_daemon();
+        self.runtime
+            .block_on(shared::attached(&self.daemons[daemon]));
+        let putting = self.caller(daemon).put_batch();
+        self.runtime.block_on(putting);
+        let span = Duration::from_millis(self.random.random_range(50..200));
+        self.proxies[daemon].set_for(Path::Tracking, Mode::Delay(span));
+        let from = self.stage.now();
+        let until = from + Duration::from_millis(self.random.random_range(1200..2000));
+        let mut crowd = JoinSet::new();
+        for _ in 0..CROWD {
+            crowd.spawn_on(self.caller(daemon).crowd(until), &self.runtime);
+        }
+        while self.stage.now() < until {
+            self.heap(daemon);
+        }
+        self.runtime.block_on(crowd.join_all());
+        self.stage
+            .record_fault(Some(daemon), FaultKind::Late, from, "pushes are late");
+        self.proxies[daemon].set(Mode::Pass);
+    }
+
+    /// The answers to a batch and to a change come all at once: who reads the batch is still taking
+    /// what he was told before the change when the one who made it has long been answered.
+    fn heap(&mut self, daemon: usize) {
+        self.proxies[daemon].set_for(Path::Data, Mode::HoldReplies);
+        let mut asked = JoinSet::new();
+        let mut reader = self.caller(daemon);
+        asked.spawn_on(async move { reader.get_batch().await }, &self.runtime);
+        self.pause(2, 10);
+        let changing = self.caller(daemon).change_and_read();
+        asked.spawn_on(changing, &self.runtime);
+        self.pause(2, 10);
+        self.proxies[daemon].set_for(Path::Data, Mode::Pass);
+        self.runtime.block_on(asked.join_all());
+    }
+
+    /// When a daemon goes on that stood still, what it has been asked lies in its sockets: it must
+    /// not answer from what it knew before, though nobody has told it anything else yet.
+    fn freeze(&mut self) {
+        let daemon = self.any_daemon();
+        let asked = self.ask_for_all(daemon, 1);
+        self.runtime.block_on(asked.join_all());
+        let silent = self.random.random_bool(0.5);
+        if silent {
+            self.proxies[daemon].set_for(Path::Tracking, Mode::Silence);
+        }
+        let silent_from = self.stage.now();
+        self.daemons[daemon].freeze();
+        let from = self.stage.now();
+        let asked = self.ask_for_all(daemon, 2);
+        self.pause(1300, 1900);
+        self.stage
+            .record_fault(Some(daemon), FaultKind::Frozen, from, "stands still");
+        self.daemons[daemon].thaw();
+        self.runtime.block_on(asked.join_all());
+        if silent {
+            let kind = FaultKind::TrackingSwallowed;
+            self.stage
+                .record_fault(Some(daemon), kind, silent_from, "pushes swallowed");
+            self.proxies[daemon].set(Mode::Pass);
+        }
+    }
+
+    /// Asks a daemon for every key so many times, all at once.
+    fn ask_for_all(&mut self, daemon: usize, times: usize) -> JoinSet<()> {
+        let mut asked = JoinSet::new();
+        for key in (0..KEYS).cycle().take(KEYS * times) {
+            let mut caller = self.caller(daemon);
+            asked.spawn_on(async move { caller.get(key).await }, &self.runtime);
+        }
+        asked
     }
 
     fn slow(&mut self) {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::Coherence;
-use crate::{clock::Timestamp, metrics::Histogram};
+use crate::clock::Timestamp;
 
 /// Changes of the standing that are remembered.
 const HISTORY_MAX: usize = 32;
@@ -36,8 +36,6 @@ pub enum Standing {
 pub(super) struct Counts {
     /// The last changes of the standing, the latest last.
     history: Mutex<VecDeque<Standing>>,
-    /// From a change's acknowledgement to Redis's word of it.
-    delay: Histogram,
     attached: AtomicU64,
     pub(super) pushes: AtomicU64,
     pub(super) flushes: AtomicU64,
@@ -73,11 +71,6 @@ impl Counts {
         history.push_back(standing.clone());
     }
 
-    /// From an own change to Redis's word of it.
-    pub(super) fn delay(&self) -> &Histogram {
-        &self.delay
-    }
-
     pub(super) fn history(&self) -> Vec<Standing> {
         let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
         history.iter().cloned().collect()
@@ -99,10 +92,5 @@ impl Coherence {
     /// The last changes of the standing, the latest last.
     pub fn history(&self) -> Vec<Standing> {
         self.counts.history()
-    }
-
-    /// How long after an own change Redis's word of it was heard.
-    pub fn delay(&self) -> &Histogram {
-        self.counts.delay()
     }
 }

@@ -242,6 +242,7 @@ impl<R: Replay> Supervisor<R> {
                     .fetch_add(keys.len() as u64, Ordering::Relaxed);
                 for key in &keys {
                     self.coherence.changed(key);
+                    self.coherence.delay.heard(key);
                 }
                 self.coherence.watched.pushed(&keys);
             }

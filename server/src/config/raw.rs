@@ -8,7 +8,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{ConfigError, LogFormat, Size, Span, shared::Secret};
+use super::{
+    ConfigError, LogFormat, Size, Span,
+    otlp::{ExportCompression, Protocol, Sampler, Signal},
+    shared::Secret,
+};
 use crate::record::Compression;
 
 /// A tier, as configuration names it.
@@ -94,6 +98,47 @@ pub(super) struct Telemetry {
     pub(super) log: Option<String>,
     pub(super) log_format: Option<LogFormat>,
     pub(super) namespaces_max: Option<usize>,
+    pub(super) otlp: Otlp,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Otlp {
+    pub(super) endpoint: Option<String>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) compression: Option<ExportCompression>,
+    pub(super) timeout: Option<Span>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) cert_file: Option<PathBuf>,
+    pub(super) key_file: Option<PathBuf>,
+    pub(super) headers: Option<BTreeMap<String, Secret>>,
+    pub(super) signals: Option<Vec<Signal>>,
+    pub(super) service_name: Option<String>,
+    pub(super) resource: Option<BTreeMap<String, String>>,
+    pub(super) sampler: Option<Sampler>,
+    pub(super) sampler_ratio: Option<f64>,
+    pub(super) queue_max: Option<usize>,
+    pub(super) batch_max: Option<usize>,
+    pub(super) batch_delay: Option<Span>,
+    pub(super) batch_timeout: Option<Span>,
+    pub(super) metrics_interval: Option<Span>,
+    pub(super) metrics_timeout: Option<Span>,
+    pub(super) traces: OtlpSignal,
+    pub(super) metrics: OtlpSignal,
+}
+
+/// What one signal has of its own; the rest is that of both.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct OtlpSignal {
+    pub(super) endpoint: Option<String>,
+    pub(super) protocol: Option<Protocol>,
+    pub(super) compression: Option<ExportCompression>,
+    pub(super) timeout: Option<Span>,
+    pub(super) ca_file: Option<PathBuf>,
+    pub(super) cert_file: Option<PathBuf>,
+    pub(super) key_file: Option<PathBuf>,
+    pub(super) headers: Option<BTreeMap<String, Secret>>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -155,12 +200,22 @@ fn secret_line(text: &str, at: usize) -> Line {
     let line = text[start..].lines().next().unwrap_or_default().trim();
     let mut headers = text[..start].lines().map(str::trim);
     let section = headers.rfind(|line| line.starts_with('['));
-    let is_shared = |text: &str| text.starts_with("[shared") || text.starts_with("shared");
-    if !is_shared(line) && !section.is_some_and(is_shared) {
+    let section = section.unwrap_or_default();
+    let is_shared = |text: &str| text.trim_start_matches('[').starts_with("shared");
+    // Headers and endpoints of the export hold credentials too.
+    let is_export = |text: &str| text.contains("otlp") || text.contains("headers");
+    if ![line, section]
+        .into_iter()
+        .any(|text| is_shared(text) || is_export(text))
+    {
         return Line::Plain;
     }
     let key = line.split('=').next().unwrap_or_default();
-    if key.contains("pas") || key.contains("url") || line.contains('{') {
+    let secret = ["pas", "url", "head", "endpoint"];
+    if secret.iter().any(|part| key.contains(part))
+        || section.contains("headers")
+        || line.contains('{')
+    {
         return Line::Secret(number);
     }
     Line::Shared(number)

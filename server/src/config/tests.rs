@@ -1,3 +1,5 @@
+mod otlp;
+
 use std::fs;
 
 use clap::Parser;

@@ -209,7 +209,7 @@ fn database(text: &str) -> Result<u8, String> {
         .map_err(|_| format!("database {text:?} is not a number from 0 to 255"))
 }
 
-fn decoded(text: &str) -> Result<String, String> {
+pub(super) fn decoded(text: &str) -> Result<String, String> {
     let fault = || "has a `%` that is not followed by two hexadecimal digits (%25 is `%` itself)";
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

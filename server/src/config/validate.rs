@@ -1,5 +1,6 @@
 //! From what was written to what the daemon runs on: merge, defaults, checks.
 
+mod otlp;
 mod policy;
 mod shared;
 
@@ -86,6 +87,7 @@ pub(super) fn config(file: File, origin: &str, flags: &Overrides, env: Env<'_>) 
             100,
             NAMESPACES_SHOWN_MAX,
         )?,
+        otlp: otlp::config(file.telemetry.otlp, &sources, env)?,
     };
     let shared = shared::config(file.shared, &sources)?;
     check_raw_prefixes(&shared.key_prefix, &defaults, &namespaces, origin)?;

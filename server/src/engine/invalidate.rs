@@ -247,7 +247,13 @@ impl Engine {
         match gone {
             Gone::Keys(keys) => {
                 let names: Vec<_> = keys.iter().map(|key| shared.name(namespace, key)).collect();
+                let first = names.first().map(SharedName::as_bytes);
+                let expected = first.and_then(|first| shared.coherence.expect(first));
                 let removed = link.tier().delete(&names).await;
+                // Redis tells of what was there, and only of one can be said that it was.
+                if let (Some(expected), [_], Ok(1)) = (expected, &*names, &removed) {
+                    expected.acknowledged();
+                }
                 wish_away(shared, &names);
                 for keys in keys.chunks(KEYS_MAX) {
                     let keys = keys.iter().map(|key| key.as_str().to_owned()).collect();

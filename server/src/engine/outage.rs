@@ -29,6 +29,7 @@ use crate::{
         local::{LocalTier, Selection},
         shared::{SharedError, SharedName, SharedSpace, SharedTier, Trouble},
     },
+    trace::{self, Fact, Tracer},
 };
 
 use super::wish::{What, Wish};
@@ -47,6 +48,7 @@ pub struct Outage {
     coherence: Arc<Coherence>,
     journal: Journal,
     local: LocalTier,
+    tracer: Tracer,
     wishes: mpsc::Sender<Wish>,
     /// A wish for an immutable namespace found no room: all local entries are to go.
     overflowed: Arc<AtomicBool>,
@@ -89,10 +91,18 @@ impl Outage {
             coherence,
             journal,
             local,
+            tracer: Tracer::off(),
             wishes,
             overflowed,
         };
         (outage, remove)
+    }
+
+    /// The same, with what it carries out traced.
+    #[must_use]
+    pub fn traced_by(mut self, tracer: &Tracer) -> Self {
+        self.tracer = tracer.clone();
+        self
     }
 
     fn name(&self, namespace: &NamespaceName, key: &Key) -> Option<SharedName> {
@@ -288,6 +298,7 @@ impl Replay for Outage {
     async fn replay(&self, tier: &SharedTier, wholly: bool) -> Result<(), SharedError> {
         self.settle_loss(tier).await?;
         let begun = self.journal.depth();
+        let work = (begun > 0).then(|| self.tracer.work(trace::REPLAY));
         let mut carried_out = 0;
         while wholly || carried_out <= begun {
             let items = match self.journal.next(REPLAY_BATCH).await {
@@ -313,7 +324,8 @@ impl Replay for Outage {
                 return Err(SharedError::new(Trouble::Unexpected, text));
             }
         }
-        if begun > 0 {
+        if let Some(work) = work {
+            work.succeed(("cache.items", Fact::Number(carried_out as u64)));
             tracing::info!(
                 changes = begun,
                 "what waited for Redis has been carried out"

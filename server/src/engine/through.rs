@@ -133,11 +133,15 @@ impl Engine {
         let immutable = put.namespace.policy.immutable;
         let mark = shared.mark(&put.namespace.policy);
         let begun = Instant::now();
+        let expected = shared.coherence.expect(name.as_bytes());
         let stored = link
             .tier()
             .put(name, sent, put.expires.since(self.now()), put.condition)
             .await;
         put.note(TierName::Shared, &stored, begun);
+        if let (Some(expected), Ok(Stored::Written)) = (expected, &stored) {
+            expected.acknowledged();
+        }
         let stored = shared.noted(link, stored);
         let change = shared.coherence.changed(name.as_bytes());
         let own = put.record.head().stamp;

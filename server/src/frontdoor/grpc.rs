@@ -9,6 +9,7 @@ mod decode;
 mod encode;
 mod health;
 mod status;
+mod traced;
 mod watch;
 
 use std::{io, sync::Arc, time::Duration};

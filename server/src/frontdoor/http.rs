@@ -2,9 +2,10 @@
 //!
 //! `/healthz` says that the process runs, `/readyz` that it takes requests; neither depends on any
 //! tier, because a daemon without tiers still answers misses. `/cache/health` and `/cache/metrics`
-//! have the fields that programs of the time before Pannier read. All of it answers GET and HEAD
-//! only, and reads no body.
+//! have the fields that programs of the time before Pannier read. `/` is a page for people. All of
+//! it answers GET and HEAD only, and reads no body.
 
+mod page;
 mod serve;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,7 +13,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     Json, Router,
     extract::State,
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::map_response,
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -39,14 +41,24 @@ pub(crate) fn router(observer: Arc<Observer>, stopping: CancellationToken) -> Ro
         .route("/status.json", get(status))
         .route("/cache/health", get(cache_health))
         .route("/cache/metrics", get(cache_metrics))
+        .merge(page::routes())
         .fallback(|| async {
             (
                 StatusCode::NOT_FOUND,
-                "not found; try /healthz, /readyz, /metrics, /status.json, /cache/health or \
-                 /cache/metrics\n",
+                "not found; try / (a page to look at), /healthz, /readyz, /metrics, /status.json, \
+                 /cache/health or /cache/metrics\n",
             )
         })
+        .layer(map_response(as_declared))
         .with_state(Asked { observer, stopping })
+}
+
+/// Names in the figures come from callers: no browser is to guess that they are markup.
+async fn as_declared(mut response: Response) -> Response {
+    let nosniff = HeaderValue::from_static("nosniff");
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, nosniff);
+    response
 }
 
 async fn ready(State(asked): State<Asked>) -> (StatusCode, &'static str) {

@@ -16,6 +16,7 @@ use crate::{
     journal::Journal,
     stamp::Stamper,
     tier::{local::LocalTier, shared::tls::tls_client},
+    trace::Tracer,
 };
 
 /// Share of the memory budget for remembering which copies were verified: a thirty-second.
@@ -37,6 +38,7 @@ impl Attached {
         clock: &Clock,
         stamper: &Arc<Stamper>,
         local: &LocalTier,
+        tracer: &Tracer,
     ) -> Result<Option<(Shared, Self)>> {
         if config.shared.topology.is_none() {
             return Ok(None);
@@ -63,7 +65,7 @@ impl Attached {
             config: config.shared.clone(),
             tls,
             prefixes: config.tracked_prefixes(),
-            replay: outage,
+            replay: outage.traced_by(tracer),
             daemon_id: journal.daemon_id(),
         };
         let stop = CancellationToken::new();

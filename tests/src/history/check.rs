@@ -14,6 +14,8 @@ pub enum Rule {
     Old,
     /// A daemon served what it had replaced itself.
     Own,
+    /// A daemon did not find what it had put itself.
+    Unread,
     /// A value that Redis never had was served as fresh.
     Unbacked,
     /// Something was served stale for too long.
@@ -35,7 +37,7 @@ impl Rule {
     pub fn promises(self) -> &'static str {
         match self {
             Self::Old => "P6 P7 P8 P9 P10",
-            Self::Own => "P5",
+            Self::Own | Self::Unread => "P5",
             Self::Unbacked | Self::Stale => "P9",
             Self::Expired => "P2",
             Self::Invented => "P3",
@@ -78,7 +80,7 @@ pub struct Summary {
     pub staleness_max: Duration,
     /// Gets that returned a replaced value as fresh, within the lease.
     pub late_by_lease: usize,
-    /// The longest that an operation took whose daemon was not killed.
+    /// The longest that an operation took whose daemon was neither killed nor stood still.
     pub duration_max: Duration,
 }
 
@@ -169,7 +171,10 @@ impl Check<'_> {
         }
         self.failed(index, operation);
         match operation.action {
-            Action::Get { found: None } => self.summary.misses += 1,
+            Action::Get { found: None } => {
+                self.summary.misses += 1;
+                self.unread(index, operation);
+            }
             Action::Get { found: Some(found) } => {
                 let place = match (found.stale, found.local) {
                     (true, _) => 2,
@@ -191,13 +196,15 @@ impl Check<'_> {
         if !failed && duration <= self.summary.duration_max {
             return;
         }
-        let was_killed = self.history.faults.iter().any(|fault| {
-            fault.kind == FaultKind::Down
-                && fault.daemon == Some(daemon)
-                && fault.from <= operation.end
-                && operation.begin <= fault.to
-        });
-        if was_killed {
+        let met = |kind: FaultKind| {
+            self.history.faults.iter().any(|fault| {
+                fault.kind == kind
+                    && fault.daemon == Some(daemon)
+                    && fault.from <= operation.end
+                    && operation.begin <= fault.to
+            })
+        };
+        if met(FaultKind::Down) || !failed && met(FaultKind::Frozen) {
             return;
         }
         self.summary.duration_max = self.summary.duration_max.max(duration);
@@ -246,10 +253,59 @@ impl Check<'_> {
             );
             self.violate(Rule::Unbacked, Some(key), text, &[source, index]);
         }
+        let decided = self.decided(get);
         if let Some((since, change)) = replaced
-            && since < get.begin
+            && since < decided
         {
-            self.old(index, [source, change], get.begin - since);
+            self.old(index, [source, change], decided - since);
+        }
+    }
+
+    /// When a daemon can have decided on its answer at the earliest.
+    fn decided(&self, get: &Operation) -> Duration {
+        let faults = self.history.faults.iter();
+        let frozen = faults.filter(|fault| {
+            fault.kind == FaultKind::Frozen
+                && fault.daemon == get.daemon
+                && fault.from <= get.begin
+                && get.begin <= fault.to
+        });
+        frozen.map(|fault| fault.to).max().unwrap_or(get.begin)
+    }
+
+    /// Nothing was found: right unless it was put here and certainly is there.
+    fn unread(&mut self, index: usize, get: &Operation) {
+        let Some((key, source)) = get
+            .key
+            .and_then(|key| Some((key, self.order.last(key, get)?)))
+        else {
+            return;
+        };
+        let put = &self.history.operations[source];
+        let Action::Put {
+            expires,
+            reach: Reach::Applied,
+            ..
+        } = put.action
+        else {
+            return;
+        };
+        let own = put.daemon == get.daemon && put.end <= get.begin;
+        let lives = get.end + self.bounds.slack < expires;
+        let disturbed = self.history.faults.iter().any(|fault| {
+            fault.kind != FaultKind::Late
+                && (fault.daemon.is_none() || fault.daemon == get.daemon)
+                && fault.from <= get.end
+                && put.begin <= fault.to
+        });
+        let attached = put.attached && get.attached;
+        if own && lives && attached && !disturbed && self.order.is_alone(key, source, get) {
+            let since = get.begin - put.end;
+            let text = format!("nothing was found {since:?} after the daemon itself had put it");
+            let mut proof = vec![source, index];
+            // What was deferred last may have undone it.
+            proof.extend(self.order.not_applied(key, get).take(3));
+            self.violate(Rule::Unread, Some(key), text, &proof);
         }
     }
 

@@ -92,6 +92,8 @@ pub(super) struct Changes {
     of_daemon: Vec<Replacements>,
     /// For the daemon that made them, counting from their end: applied, deferred, both.
     own: Vec<[Replacements; 3]>,
+    /// All that may have changed it, whatever became of it: begin and operation.
+    all: Vec<(Instant, usize)>,
 }
 
 /// Everything that is known about the order.
@@ -134,6 +136,9 @@ impl<'a> Order<'a> {
     }
 
     fn add(&self, sorting: &mut Sorting, index: usize, operation: &Operation) {
+        if operation.reach().is_some() {
+            sorting.all.push((operation.begin, index));
+        }
         let effective = match operation.reach() {
             Some(Reach::Applied) => Some(operation.end),
             Some(Reach::Deferred) => self.attachments.after(operation),
@@ -191,6 +196,36 @@ impl<'a> Order<'a> {
         [applied, deferred, same].into_iter().flatten().min()
     }
 
+    /// The changes of a key that began before this operation ended, the last first.
+    fn before(&self, key: usize, operation: &Operation) -> impl Iterator<Item = usize> {
+        let all = &self.changes[key].all;
+        let count = all.partition_point(|(begin, _)| *begin < operation.end);
+        all[..count].iter().rev().map(|(_, index)| *index)
+    }
+
+    /// The last of them.
+    pub(super) fn last(&self, key: usize, operation: &Operation) -> Option<usize> {
+        self.before(key, operation).next()
+    }
+
+    /// Those that Redis did not acknowledge.
+    pub(super) fn not_applied(
+        &self,
+        key: usize,
+        operation: &Operation,
+    ) -> impl Iterator<Item = usize> {
+        let operations = &self.history.operations;
+        let before = self.before(key, operation);
+        before.filter(|index| operations[*index].reach() != Some(Reach::Applied))
+    }
+
+    /// Whether a put can have been undone by none of the others.
+    pub(super) fn is_alone(&self, key: usize, put: usize, operation: &Operation) -> bool {
+        let operations = &self.history.operations;
+        let mut others = self.before(key, operation).filter(|index| *index != put);
+        others.all(|index| self.spares(&operations[index], &operations[put]))
+    }
+
     /// Before when this put cannot have reached Redis.
     pub(super) fn earliest(&self, put: &Operation) -> Instant {
         let mut earliest = put.begin;
@@ -230,6 +265,7 @@ struct Sorting {
     deferred: Triples,
     of_daemon: Vec<Triples>,
     own: Vec<[Triples; 3]>,
+    all: Vec<(Instant, usize)>,
 }
 
 impl Sorting {
@@ -239,10 +275,12 @@ impl Sorting {
             deferred: Vec::new(),
             of_daemon: vec![Vec::new(); daemons],
             own: vec![Default::default(); daemons],
+            all: Vec::new(),
         }
     }
 
-    fn finish(self) -> Changes {
+    fn finish(mut self) -> Changes {
+        self.all.sort_unstable();
         let all = |triples: Vec<Triples>| triples.into_iter().map(Replacements::new).collect();
         Changes {
             applied: Replacements::new(self.applied),
@@ -253,6 +291,7 @@ impl Sorting {
                 .into_iter()
                 .map(|own| own.map(Replacements::new))
                 .collect(),
+            all: self.all,
         }
     }
 }

@@ -96,7 +96,7 @@ fn broken(history: &History) -> Vec<Rule> {
     violations.iter().map(|violation| violation.rule).collect()
 }
 
-use FaultKind::{DataSwallowed, Down, Stopped, Swallowed, TrackingSwallowed};
+use FaultKind::{DataSwallowed, Down, Frozen, Late, Stopped, Swallowed, TrackingSwallowed};
 use Reach::{Applied, Deferred, Failed, Unknown};
 
 #[test]
@@ -118,6 +118,24 @@ fn what_was_replaced_elsewhere_is_old_after_the_lease() {
             (1, ms(1070))
         );
     }
+}
+
+#[test]
+fn who_stands_still_decides_when_that_is_over() {
+    let with = |daemon: usize, begin: u64| {
+        let mut history = history([
+            by(0, 0, 10, put(1, Applied)),
+            by(1, 20, 30, put(2, Applied)),
+            by(0, begin, 1300, get(1)),
+        ]);
+        history.faults.push(fault(daemon, Frozen, 15, 1200));
+        broken(&history)
+    };
+    for begin in [18, 25, 1000] {
+        assert_eq!(with(0, begin), [Rule::Old], "begun at {begin}");
+        assert_eq!(with(1, begin), [], "the other one stood still");
+    }
+    assert_eq!(with(0, 12), [], "it may have decided before");
 }
 
 #[test]
@@ -236,6 +254,41 @@ fn a_daemon_never_returns_what_it_replaced_itself() {
         history.faults.push(fault(0, Down, 605, 610));
         assert_eq!(broken(&history), []);
     }
+}
+
+#[test]
+fn a_daemon_finds_what_it_has_put_itself() {
+    let nothing = || Action::Get { found: None };
+    let with = |reader: usize, begin: u64, more: Vec<Operation>| {
+        let own = [
+            by(0, 0, 10, remove(Applied)),
+            by(0, 100, 110, put(1, Applied)),
+            by(reader, begin, 130, nothing()),
+        ];
+        history(own.into_iter().chain(more))
+    };
+    assert_eq!(broken(&with(0, 120, vec![])), [Rule::Unread]);
+    assert_eq!(broken(&with(1, 120, vec![])), [], "another's put");
+    assert_eq!(broken(&with(0, 105, vec![])), [], "not acknowledged yet");
+    let later = by(1, 140, 150, remove(Applied));
+    assert_eq!(broken(&with(0, 120, vec![later])), [Rule::Unread]);
+    for (begin, end, reach) in [(90, 101, Applied), (125, 150, Applied), (20, 30, Deferred)] {
+        let other = by(1, begin, end, remove(reach));
+        assert_eq!(broken(&with(0, 120, vec![other])), [], "{begin} {reach:?}");
+    }
+    for (kind, expected) in [(Late, vec![Rule::Unread]), (FaultKind::Other, vec![])] {
+        let mut history = with(0, 120, vec![]);
+        history.faults.push(fault(0, kind, 105, 115));
+        assert_eq!(broken(&history), expected, "{kind:?}");
+    }
+    let mut away = with(0, 120, vec![]);
+    away.operations[2].attached = false;
+    assert_eq!(broken(&away), [], "Redis was not asked");
+    let mut short = with(0, 120, vec![]);
+    if let Action::Put { expires, .. } = &mut short.operations[1].action {
+        *expires = ms(200);
+    }
+    assert_eq!(broken(&short), [], "its lifetime may be over");
 }
 
 #[test]

@@ -34,9 +34,9 @@ enum Kind {
 }
 
 /// Commands that only a connection for data sends.
-const DATA_COMMANDS: [&str; 14] = [
-    "GET", "SET", "GETRANGE", "PTTL", "UNLINK", "DEL", "EVAL", "EVALSHA", "SCAN", "PUBLISH",
-    "SCRIPT", "CONFIG", "INFO", "EXISTS",
+const DATA_COMMANDS: [&str; 15] = [
+    "GET", "MGET", "SET", "GETRANGE", "PTTL", "UNLINK", "DEL", "EVAL", "EVALSHA", "SCAN",
+    "PUBLISH", "SCRIPT", "CONFIG", "INFO", "EXISTS",
 ];
 /// Longest end of a chunk in which a word may have begun.
 const CARRY_BYTES: usize = 16;

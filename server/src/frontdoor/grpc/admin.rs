@@ -9,9 +9,9 @@ use pannier_proto::v1::{
     HealthResponse, PartHealth, ResetRequest, ResetResponse, StatsRequest, StatsResponse,
     admin_service_server::AdminService,
 };
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, metadata::MetadataMap};
 
-use super::status::status;
+use super::{status::status, traced::traced};
 use crate::{coherence::Standing, engine::Engine, observe::Observer};
 
 /// The service.
@@ -24,6 +24,15 @@ impl Admin {
     pub(super) fn new(observer: Arc<Observer>) -> Self {
         let engine = Arc::clone(observer.engine());
         Self { observer, engine }
+    }
+
+    async fn traced<T>(
+        &self,
+        method: &'static str,
+        metadata: &MetadataMap,
+        answer: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<Response<T>, Status> {
+        traced(self.observer.tracer(), (method, ""), metadata, answer).await
     }
 
     fn health(&self) -> HealthResponse {
@@ -61,30 +70,59 @@ impl AdminService for Admin {
         &self,
         request: Request<StatsRequest>,
     ) -> Result<Response<StatsResponse>, Status> {
-        stats::stats(&self.observer, request.into_inner())
+        let (metadata, _, request) = request.into_parts();
+        let answer = async {
+            let stats = stats::stats(&self.observer, request).await;
+            stats.map(Response::new).map_err(status)
+        };
+        self.traced("pannier.v1.AdminService/Stats", &metadata, answer)
             .await
-            .map(Response::new)
-            .map_err(status)
     }
 
-    async fn reset(&self, _: Request<ResetRequest>) -> Result<Response<ResetResponse>, Status> {
-        self.observer.reset();
-        Ok(Response::new(ResetResponse {}))
+    async fn reset(
+        &self,
+        request: Request<ResetRequest>,
+    ) -> Result<Response<ResetResponse>, Status> {
+        let answer = async {
+            self.observer.reset();
+            Ok(Response::new(ResetResponse {}))
+        };
+        let method = "pannier.v1.AdminService/Reset";
+        self.traced(method, request.metadata(), answer).await
     }
 
-    async fn config(&self, _: Request<ConfigRequest>) -> Result<Response<ConfigResponse>, Status> {
-        Ok(Response::new(ConfigResponse {
-            toml: self.engine.config().to_toml(),
-        }))
+    async fn config(
+        &self,
+        request: Request<ConfigRequest>,
+    ) -> Result<Response<ConfigResponse>, Status> {
+        let answer = async {
+            Ok(Response::new(ConfigResponse {
+                toml: self.engine.config().to_toml(),
+            }))
+        };
+        let method = "pannier.v1.AdminService/Config";
+        self.traced(method, request.metadata(), answer).await
     }
 
-    async fn flush(&self, _: Request<FlushRequest>) -> Result<Response<FlushResponse>, Status> {
-        self.engine.flush().await.map_err(status)?;
-        let local_outcome = v1::TierOutcome::Applied.into();
-        Ok(Response::new(FlushResponse { local_outcome }))
+    async fn flush(
+        &self,
+        request: Request<FlushRequest>,
+    ) -> Result<Response<FlushResponse>, Status> {
+        let answer = async {
+            self.engine.flush().await.map_err(status)?;
+            let local_outcome = v1::TierOutcome::Applied.into();
+            Ok(Response::new(FlushResponse { local_outcome }))
+        };
+        let method = "pannier.v1.AdminService/Flush";
+        self.traced(method, request.metadata(), answer).await
     }
 
-    async fn health(&self, _: Request<HealthRequest>) -> Result<Response<HealthResponse>, Status> {
-        Ok(Response::new(self.health()))
+    async fn health(
+        &self,
+        request: Request<HealthRequest>,
+    ) -> Result<Response<HealthResponse>, Status> {
+        let answer = async { Ok(Response::new(self.health())) };
+        let method = "pannier.v1.AdminService/Health";
+        self.traced(method, request.metadata(), answer).await
     }
 }

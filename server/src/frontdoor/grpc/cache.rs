@@ -10,7 +10,7 @@ use pannier_proto::v1::{
 };
 use prost::Message;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use super::{
     Requests,
@@ -18,6 +18,7 @@ use super::{
     call::Call,
     deadline, decode, encode,
     status::status,
+    traced::traced,
     watch::{self, Replies},
 };
 use crate::{
@@ -52,6 +53,10 @@ impl Cache {
             requests,
             stop,
         }
+    }
+
+    fn call(&self, method: Method, metadata: &MetadataMap) -> Call<'_> {
+        Call::begin(&self.observer, method, metadata)
     }
 
     async fn get(&self, request: GetRequest, call: &mut Call<'_>) -> Result<GetResponse> {
@@ -271,7 +276,7 @@ fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {
 #[tonic::async_trait]
 impl CacheService for Cache {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        let mut call = Call::begin(&self.observer, Method::Get);
+        let mut call = self.call(Method::Get, request.metadata());
         let deadline = deadline::of(request.metadata());
         let request = self.get(request.into_inner(), &mut call);
         let result = deadline::answer(deadline, request).await;
@@ -280,7 +285,7 @@ impl CacheService for Cache {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let mut call = Call::begin(&self.observer, Method::Put);
+        let mut call = self.call(Method::Put, request.metadata());
         let deadline = deadline::of(request.metadata());
         let request = self.put(request.into_inner(), &mut call);
         let result = deadline::answer(deadline, request).await;
@@ -292,7 +297,7 @@ impl CacheService for Cache {
         &self,
         request: Request<ExistsRequest>,
     ) -> Result<Response<ExistsResponse>, Status> {
-        let mut call = Call::begin(&self.observer, Method::Exists);
+        let mut call = self.call(Method::Exists, request.metadata());
         let deadline = deadline::of(request.metadata());
         let request = self.exists(request.into_inner(), &mut call);
         let result = deadline::answer(deadline, request).await;
@@ -304,7 +309,7 @@ impl CacheService for Cache {
         &self,
         request: Request<InvalidateRequest>,
     ) -> Result<Response<InvalidateResponse>, Status> {
-        let mut call = Call::begin(&self.observer, Method::Invalidate);
+        let mut call = self.call(Method::Invalidate, request.metadata());
         let deadline = deadline::of(request.metadata());
         let request = self.invalidate(request.into_inner(), &mut call);
         let result = deadline::answer(deadline, request).await;
@@ -316,7 +321,7 @@ impl CacheService for Cache {
         &self,
         request: Request<GetManyRequest>,
     ) -> Result<Response<GetManyResponse>, Status> {
-        let mut call = Call::begin(&self.observer, Method::GetMany);
+        let mut call = self.call(Method::GetMany, request.metadata());
         let deadline = deadline::of(request.metadata());
         let request = self.get_many(request.into_inner(), &mut call);
         let result = deadline::answer(deadline, request).await;
@@ -328,7 +333,7 @@ impl CacheService for Cache {
         &self,
         request: Request<PutManyRequest>,
     ) -> Result<Response<PutManyResponse>, Status> {
-        let mut call = Call::begin(&self.observer, Method::PutMany);
+        let mut call = self.call(Method::PutMany, request.metadata());
         let deadline = deadline::of(request.metadata());
         let request = self.put_many(request.into_inner(), &mut call);
         let result = deadline::answer(deadline, request).await;
@@ -338,15 +343,26 @@ impl CacheService for Cache {
 
     type ReadStream = Replies<ReadResponse>;
 
-    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        not_served("Read")
+    async fn read(
+        &self,
+        request: Request<ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        let call = ("pannier.v1.CacheService/Read", "");
+        traced(self.observer.tracer(), call, request.metadata(), async {
+            not_served("Read")
+        })
+        .await
     }
 
     async fn write(
         &self,
-        _: Request<Streaming<WriteRequest>>,
+        request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        not_served("Write")
+        let call = ("pannier.v1.CacheService/Write", "");
+        traced(self.observer.tracer(), call, request.metadata(), async {
+            not_served("Write")
+        })
+        .await
     }
 
     type WatchStream = Replies<WatchResponse>;
@@ -356,12 +372,20 @@ impl CacheService for Cache {
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let deadline = deadline::of(request.metadata());
-        let WatchRequest {
-            namespace,
-            resume_token,
-        } = request.into_inner();
-        let watcher = self.engine.watch(&namespace, &resume_token);
-        let stream = watch::stream(watcher.map_err(status)?, deadline, self.stop.clone());
-        Ok(Response::new(stream))
+        let (
+            metadata,
+            _,
+            WatchRequest {
+                namespace,
+                resume_token,
+            },
+        ) = request.into_parts();
+        let call = ("pannier.v1.CacheService/Watch", namespace.as_str());
+        traced(self.observer.tracer(), call, &metadata, async {
+            let watcher = self.engine.watch(&namespace, &resume_token);
+            let stream = watch::stream(watcher.map_err(status)?, deadline, self.stop.clone());
+            Ok(Response::new(stream))
+        })
+        .await
     }
 }

@@ -2,17 +2,20 @@
 
 use std::time::Instant;
 
-use tonic::{Code, Response, Status};
+use tonic::{Code, Response, Status, metadata::MetadataMap};
 
+use super::traced;
 use crate::{
-    engine::Provenance,
-    observe::{Finished, Method, Observer},
+    engine::{Provenance, Source},
+    observe::{Finished, Method, NAMESPACE, Observer, TIER},
     steps::Steps,
+    trace::{Fact, Span},
 };
 
 /// A request; noted when dropped, with what it did so far: also when its caller has gone away.
 pub(super) struct Call<'a> {
     observer: &'a Observer,
+    span: Option<Box<Span>>,
     method: Method,
     begun: Instant,
     /// As the caller wrote it.
@@ -26,9 +29,10 @@ pub(super) struct Call<'a> {
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn begin(observer: &'a Observer, method: Method) -> Self {
+    pub(super) fn begin(observer: &'a Observer, method: Method, metadata: &MetadataMap) -> Self {
         Self {
             observer,
+            span: traced::begin(observer.tracer(), method.full_name(), metadata),
             method,
             begun: Instant::now(),
             namespace: String::new(),
@@ -41,10 +45,37 @@ impl<'a> Call<'a> {
 
     /// Notes how it was answered.
     pub(super) fn answered<T>(mut self, result: &Result<Response<T>, Status>) {
-        self.code = match result {
-            Ok(_) => Code::Ok,
-            Err(status) => status.code(),
-        };
+        self.code = traced::code(result);
+    }
+
+    /// Ends the span with all that is known.
+    fn end(&mut self, mut span: Box<Span>) {
+        traced::tell(&mut span, self.code);
+        let namespace = std::mem::take(&mut self.namespace);
+        span.facts.push((NAMESPACE, Fact::Text(namespace)));
+        if let Some(key) = self.key {
+            let hash = Fact::Text(format!("{key:016x}"));
+            span.facts.push(("cache.key.hash", hash));
+        }
+        if let Some(provenance) = &self.provenance {
+            let tier = match provenance.source {
+                Source::None => "none",
+                Source::Local => "local",
+                Source::Shared => "shared",
+            };
+            span.facts.push((TIER, Fact::Word(tier)));
+            let reads = matches!(self.method, Method::Get | Method::Exists);
+            if reads {
+                let hit = provenance.source != Source::None;
+                span.facts.push(("cache.hit", Fact::Flag(hit)));
+            }
+            if reads || self.method == Method::GetMany {
+                let stale = Fact::Flag(provenance.stale);
+                span.facts.push(("cache.stale", stale));
+            }
+        }
+        span.steps.extend(self.steps.list());
+        self.observer.tracer().end(span);
     }
 }
 
@@ -59,7 +90,10 @@ impl Drop for Call<'_> {
             steps: &self.steps,
             provenance: self.provenance.as_ref(),
             code: usize::try_from(self.code as i32).unwrap_or(2),
-            trace: None,
+            trace: self.span.as_ref().map(|span| (span.trace_id, span.span_id)),
         });
+        if let Some(span) = self.span.take() {
+            self.end(span);
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! TLS to Redis: always verified, TLS 1.2 or 1.3.
+//! TLS to Redis and to collectors: always verified, TLS 1.2 or 1.3.
 //!
 //! The files are read once, when the daemon is built; a changed certificate needs a restart.
 
@@ -22,60 +22,69 @@ pub fn tls_client(config: &SharedConfig) -> Result<Option<Arc<ClientConfig>>> {
     let Some(files) = &config.tls else {
         return Ok(None);
     };
+    client_config(files, "shared").map(|client| Some(Arc::new(client)))
+}
+
+/// The same for files of another section of the configuration, which errors name.
+pub fn client_config(files: &TlsFiles, section: &str) -> Result<ClientConfig> {
     let roots = match &files.ca_file {
-        Some(path) => roots_of(path)?,
-        None => roots_of_the_system()?,
+        Some(path) => roots_of(section, path)?,
+        None => roots_of_the_system(section)?,
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| fault("TLS cannot be set up").caused_by(error))?
         .with_root_certificates(roots);
-    let client = match own_certificate(files)? {
-        None => builder.with_no_client_auth(),
+    match own_certificate(section, files)? {
+        None => Ok(builder.with_no_client_auth()),
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
-            let text = "shared.cert_file and shared.key_file do not belong together or are \
-                            of a kind that is not supported";
+            let text = format!(
+                "{section}.cert_file and {section}.key_file do not belong together or are of a \
+                 kind that is not supported"
+            );
             fault(text).caused_by(error)
-        })?,
-    };
-    Ok(Some(Arc::new(client)))
+        }),
+    }
 }
 
-fn roots_of(path: &Path) -> Result<RootCertStore> {
+fn roots_of(section: &str, path: &Path) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates("shared.ca_file", path)? {
+    for certificate in certificates(&format!("{section}.ca_file"), path)? {
         roots.add(certificate).map_err(|error| {
-            let text = format!("shared.ca_file: {}: not an authority", path.display());
+            let text = format!("{section}.ca_file: {}: not an authority", path.display());
             fault(text).caused_by(error)
         })?;
     }
     Ok(roots)
 }
 
-fn roots_of_the_system() -> Result<RootCertStore> {
+fn roots_of_the_system(section: &str) -> Result<RootCertStore> {
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     // Systems ship certificates nobody can read; the others are enough.
     let (added, _) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        return Err(fault(
+        return Err(fault(format!(
             "no authorities for TLS were found on this system; install the package \
-             ca-certificates, or name the authority of Redis as shared.ca_file",
-        ));
+             ca-certificates, or name the authority as {section}.ca_file",
+        )));
     }
     Ok(roots)
 }
 
 type Own = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
-fn own_certificate(files: &TlsFiles) -> Result<Option<Own>> {
+fn own_certificate(section: &str, files: &TlsFiles) -> Result<Option<Own>> {
     let (Some(chain), Some(key)) = (&files.cert_file, &files.key_file) else {
         return Ok(None);
     };
-    let chain = certificates("shared.cert_file", chain)?;
+    let chain = certificates(&format!("{section}.cert_file"), chain)?;
     let key = PrivateKeyDer::from_pem_file(key).map_err(|error| {
-        let text = format!("shared.key_file: {}: no private key in PEM", key.display());
+        let text = format!(
+            "{section}.key_file: {}: no private key in PEM",
+            key.display()
+        );
         fault(text).caused_by(error)
     })?;
     Ok(Some((chain, key)))
