@@ -102,9 +102,13 @@ impl Browser {
         self.call("POST", "/execute/sync", &call)
     }
 
-    /// What a person reads in the first element of a selector; empty when there is none.
+    /// What a person reads in the first element of a selector; empty when there is none or it is
+    /// hidden.
     pub fn text(&self, selector: &str) -> String {
-        let script = "return document.querySelector(arguments[0])?.innerText ?? ''";
+        // What is hidden has an innerText too.
+        let script = "
+            const it = document.querySelector(arguments[0]);
+            return it?.checkVisibility() ? it.innerText : ''";
         let text = self.run(script, json!([selector]));
         text.as_str().expect("text").trim().to_owned()
     }

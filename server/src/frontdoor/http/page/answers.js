@@ -79,8 +79,7 @@ export function showRedis(status) {
   strip(outages, changes.map((it, index) =>
     [it.at, changes[index + 1]?.at ?? status.at, it.attached ? "here" : "away"]), from, status.at);
   facts(byId("redis-facts"), [
-    ["Own changes heard of after", delay.count > 0
-      ? `p50 ${duration(delay.p50)}, p99 ${duration(delay.p99)}` : NONE,
+    ["Hears of own changes", delay.count > 0 ? `p99 ${duration(delay.p99)}` : NONE,
       delay.p99 > DELAY_HIGH ? "warn" : "plain"],
     ["Last contact", shared.contact_age === null ? "never" : `${duration(shared.contact_age)} ago`],
     ["Waiting for Redis", counted(shared.outbox_depth, "change"),

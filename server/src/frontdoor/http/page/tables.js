@@ -197,10 +197,12 @@ export function showHistory(status) {
     facts(byId("coherence-facts"), []);
     return;
   }
-  const stale = shared.staleness.last_minute;
+  const [stale, delay] = [shared.staleness.last_minute, shared.coherence_delay.since_reset];
   facts(byId("coherence-facts"), [
     ["Times attached", count(shared.attachments)],
     ["Changes heard of", count(shared.pushes)],
+    ["Own changes heard of after", delay.count > 0
+      ? `p50 ${duration(delay.p50)}, p99 ${duration(delay.p99)}` : NONE],
     ["Redis emptied", count(shared.flushes)],
     ["Copies verified, refuted", `${count(shared.verified_copies)}, ${count(shared.refuted_copies)}`],
     stale.count > 0 && ["Stale answers were right", `p50 ${duration(stale.p50)}, ` +

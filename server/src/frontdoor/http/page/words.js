@@ -38,6 +38,7 @@ function digits(number) {
 /** A latency. */
 export function duration(seconds) {
   if (seconds === null || seconds === undefined) return NONE;
+  if (seconds < 1e-6) return "under 1 µs";
   if (seconds < 0.9995e-3) return `${digits(seconds * 1e6)} µs`;
   if (seconds < 0.9995) return `${digits(seconds * 1e3)} ms`;
   return seconds < 120 ? `${digits(seconds)} s` : span(seconds);
