@@ -71,7 +71,7 @@ async fn assert_bounded_while_frozen(pair: &Pair, lease: Duration, path: Path) {
     pair.hold("n", "k", "old").await;
     pair.proxy.set_for(path, Mode::Silence);
     pair.other("n").put("k", "new").await;
-    let served = freshly_served(&pair, "k", "old", Instant::now()).await;
+    let served = freshly_served(pair, "k", "old", Instant::now()).await;
     assert!(
         served <= lease + SLACK,
         "{path:?}: served as fresh for {served:?}"

@@ -65,8 +65,8 @@ const CROWDED: usize = BUSY + DAEMONS;
 const KEYS: usize = CROWDED + 1;
 /// Callers who read one key of one daemon without a pause while it is changed there.
 const CROWD: usize = 6;
-/// And one who reads it as the last of a batch, which takes the daemon long: what it was told of
-/// the key lies there meanwhile.
+/// It is read as the last of a batch as well, which takes the daemon long: what it was told of the
+/// key lies there meanwhile.
 const BATCH: usize = 64;
 /// What the local tier takes on the thread of the request, one after the other.
 const BATCH_VALUE_BYTES: usize = 15_000;
@@ -92,8 +92,9 @@ const BOUNDS: Bounds = Bounds {
     lease: Duration::from_secs(1),
     max_stale: Duration::from_secs(2),
     slack: Duration::from_millis(100),
-    // An offset of clocks is known as far as a beat is fast.
-    stamps: Duration::from_millis(600),
+    // An offset of clocks is known as far as a beat is fast. Who was started while it was cut off
+    // knows nothing of it, and takes its own clock to be half a second off, and any other one.
+    stamps: Duration::from_millis(1100),
 };
 
 type Stub = CacheServiceClient<Channel>;
@@ -235,20 +236,26 @@ impl Caller {
         }
     }
 
-    /// Does something with the crowded key again and again.
-    async fn crowd(mut self, place: usize, until: Duration) {
+    /// Reads the crowded key again and again.
+    async fn crowd(mut self, until: Duration) {
         while self.stage.now() < until {
-            match place {
-                0 => {
-                    match self.random.random_bool(0.4) {
-                        true => self.invalidate(Some(CROWDED), Self::one(CROWDED)).await,
-                        false => self.put(CROWDED).await,
-                    }
-                    self.get(CROWDED).await;
-                }
-                1 => self.get_batch().await,
-                _ => self.get(CROWDED).await,
-            }
+            self.get(CROWDED).await;
+        }
+    }
+
+    /// Changes the crowded key, reads it at once, and leaves a value there.
+    async fn change_and_read(mut self) {
+        let removes = self.random.random_bool(0.5);
+        match removes {
+            true => self.invalidate(Some(CROWDED), Self::one(CROWDED)).await,
+            false => self.put(CROWDED).await,
+        }
+        for _ in 0..4 {
+            self.get(CROWDED).await;
+        }
+        if removes {
+            self.put(CROWDED).await;
+            self.get(CROWDED).await;
         }
     }
 
@@ -599,22 +606,31 @@ impl Injector {
         let from = self.stage.now();
         let until = from + Duration::from_millis(self.random.random_range(1200..2000));
         let mut crowd = JoinSet::new();
-        for place in 0..2 + CROWD {
-            let caller = self.caller(daemon).crowd(place, until);
-            crowd.spawn_on(caller, &self.runtime);
+        for _ in 0..CROWD {
+            crowd.spawn_on(self.caller(daemon).crowd(until), &self.runtime);
         }
-        // Answers come in heaps: those who read are still taking theirs when the one who changes
-        // has long been told.
         while self.stage.now() < until {
-            self.proxies[daemon].set_for(Path::Data, Mode::HoldReplies);
-            self.pause(5, 15);
-            self.proxies[daemon].set_for(Path::Data, Mode::Pass);
-            self.pause(15, 40);
+            self.heap(daemon);
         }
         self.runtime.block_on(crowd.join_all());
         self.stage
             .record_fault(Some(daemon), FaultKind::Late, from, "pushes are late");
         self.proxies[daemon].set(Mode::Pass);
+    }
+
+    /// The answers to a batch and to a change come all at once: who reads the batch is still taking
+    /// what he was told before the change when the one who made it has long been answered.
+    fn heap(&mut self, daemon: usize) {
+        self.proxies[daemon].set_for(Path::Data, Mode::HoldReplies);
+        let mut asked = JoinSet::new();
+        let mut reader = self.caller(daemon);
+        asked.spawn_on(async move { reader.get_batch().await }, &self.runtime);
+        self.pause(2, 10);
+        let changing = self.caller(daemon).change_and_read();
+        asked.spawn_on(changing, &self.runtime);
+        self.pause(2, 10);
+        self.proxies[daemon].set_for(Path::Data, Mode::Pass);
+        self.runtime.block_on(asked.join_all());
     }
 
     /// When a daemon goes on that stood still, what it has been asked lies in its sockets: it must

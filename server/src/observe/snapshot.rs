@@ -129,7 +129,8 @@ impl Observer {
             }
         }
         families.push(hits);
-        let plain: [(_, _, _, fn(&Reading) -> u64); 6] = [
+        type Of = fn(&Reading) -> u64;
+        let plain: [(_, _, _, Of); 6] = [
             (
                 "cache.misses",
                 "{miss}",

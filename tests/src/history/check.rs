@@ -302,7 +302,10 @@ impl Check<'_> {
         if own && lives && attached && !disturbed && self.order.is_alone(key, source, get) {
             let since = get.begin - put.end;
             let text = format!("nothing was found {since:?} after the daemon itself had put it");
-            self.violate(Rule::Unread, Some(key), text, &[source, index]);
+            let mut proof = vec![source, index];
+            // What was deferred last may have undone it.
+            proof.extend(self.order.not_applied(key, get).take(3));
+            self.violate(Rule::Unread, Some(key), text, &proof);
         }
     }
 

@@ -208,6 +208,17 @@ impl<'a> Order<'a> {
         self.before(key, operation).next()
     }
 
+    /// Those that Redis did not acknowledge.
+    pub(super) fn not_applied(
+        &self,
+        key: usize,
+        operation: &Operation,
+    ) -> impl Iterator<Item = usize> {
+        let operations = &self.history.operations;
+        let before = self.before(key, operation);
+        before.filter(|index| operations[*index].reach() != Some(Reach::Applied))
+    }
+
     /// Whether a put can have been undone by none of the others.
     pub(super) fn is_alone(&self, key: usize, put: usize, operation: &Operation) -> bool {
         let operations = &self.history.operations;

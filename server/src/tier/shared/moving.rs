@@ -8,7 +8,7 @@
 //! A new master that has no slot yet is not one of those that are tracked, so it is not asked: then
 //! the slot is not ready ([`Trouble::NotReady`]) until the first one has arrived there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use fred::types::{Value, config::Server};
 
@@ -62,10 +62,11 @@ impl Connection {
             let Some(slot) = calls[index].slot() else {
                 continue;
             };
-            if !destinations.contains_key(&slot) {
-                destinations.insert(slot, self.destination(slot).await?);
-            }
-            match &destinations[&slot] {
+            let destination = match destinations.entry(slot) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => unknown.insert(self.destination(slot).await?),
+            };
+            match destination {
                 Some(server) => *reply = self.ask(server, &calls[index]).await,
                 None => elsewhere.push(index),
             }
