@@ -51,7 +51,7 @@ build: deps-run claim ## compile all crates and binaries
 test: deps build check ## all that the CI runs: build, check, every test (ARGS="…")
 	$(phase)
 	@sh tools/with_lock.sh "$(CARGO_TARGET_DIR)/pannier-test.lock" sh -c \
-		'sh tools/claim_target.sh "$(CARGO_TARGET_DIR)" && cargo build --quiet $(CARGO_FLAGS) && cargo test $(CARGO_FLAGS) $(ARGS)'
+		'sh tools/claim_target.sh "$(CARGO_TARGET_DIR)" && cargo build --quiet $(CARGO_FLAGS) && cargo test $(CARGO_FLAGS) --no-fail-fast $(ARGS)'
 
 # Faults at random against three daemons and one Redis, and what callers saw checked offline.
 SECONDS ?= 60

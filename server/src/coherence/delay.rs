@@ -1,13 +1,15 @@
 //! How long Redis's word of a change takes: measured on this daemon's own writes, one at a time.
 //!
 //! ```text
-//! expect ── command ──▶ Redis ── reply ──▶ acknowledged ┐
-//!                         └───── push ──────▶ heard      ┴─ heard - acknowledged, at least 0
+//! expect ── command ──▶ Redis ── reply ──▶ acknowledged
+//!    │                    └───── push ──────▶ heard
+//!    └───────────── delay ──────────────────────┘
 //! ```
 //! Every tracking connection is told in one go, so what this daemon sees holds for the others on
-//! the same network. That is the time for which another daemon may go on serving the old value
-//! after the writer was told (P6). Of changes that come while one is measured nothing is taken, so
-//! the cost is a load for each push and each write.
+//! the same network: an old value is gone there this long after the command that replaces it was
+//! sent (P6). Redis's own time for the command is part of it. A command that changed nothing is not
+//! told of, and is left out. Of changes that come while one is measured nothing is taken, so the
+//! cost is a load for each push and each write.
 
 use std::{
     sync::{
@@ -39,7 +41,8 @@ pub(super) struct Delay {
 struct Sample {
     hash: u64,
     begun: Instant,
-    acknowledged: Option<Instant>,
+    /// Whether there is something to be told of.
+    acknowledged: bool,
     heard: Option<Instant>,
 }
 
@@ -57,7 +60,7 @@ impl Coherence {
         self.delay.expect(key)
     }
 
-    /// How long after the acknowledgement of an own change Redis's word of it was heard.
+    /// How long after an own change was sent to Redis its word of it was heard.
     pub fn delay(&self) -> &Histogram {
         &self.delay.histogram
     }
@@ -77,7 +80,7 @@ impl Delay {
         *sample = Some(Sample {
             hash,
             begun,
-            acknowledged: None,
+            acknowledged: false,
             heard: None,
         });
         self.hash.store(hash, Ordering::Release);
@@ -91,20 +94,21 @@ impl Delay {
         }
         let hash = hash(key);
         if self.hash.load(Ordering::Acquire) == hash {
-            self.note(hash, |sample, now| {
+            let now = Instant::now();
+            self.note(hash, |sample| {
                 sample.heard.get_or_insert(now);
             });
         }
     }
 
-    fn note(&self, hash: u64, change: impl FnOnce(&mut Sample, Instant)) {
+    fn note(&self, hash: u64, change: impl FnOnce(&mut Sample)) {
         let mut kept = self.sample.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(sample) = kept.as_mut().filter(|sample| sample.hash == hash) else {
             return;
         };
-        change(sample, Instant::now());
-        if let (Some(acknowledged), Some(heard)) = (sample.acknowledged, sample.heard) {
-            let delay = heard.saturating_duration_since(acknowledged);
+        change(sample);
+        if let (true, Some(heard)) = (sample.acknowledged, sample.heard) {
+            let delay = heard.saturating_duration_since(sample.begun);
             self.histogram.observe(delay);
             *kept = None;
             self.hash.store(0, Ordering::Release);
@@ -116,7 +120,7 @@ impl Expected<'_> {
     /// Redis has acknowledged the change, and there was something to tell of.
     pub fn acknowledged(self) {
         let delay = self.delay;
-        delay.note(self.hash, |sample, now| sample.acknowledged = Some(now));
+        delay.note(self.hash, |sample| sample.acknowledged = true);
         // Not forgotten: its word may still come.
         std::mem::forget(self);
     }
@@ -160,7 +164,6 @@ mod tests {
         assert_eq!(count(&delay), 1);
         expected.acknowledged();
         assert_eq!(count(&delay), 2);
-        assert_eq!(delay.histogram.counts().buckets[0], 1, "no time at all");
         delay.heard(b"k");
         assert_eq!(count(&delay), 2);
     }

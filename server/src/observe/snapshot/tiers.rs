@@ -89,7 +89,7 @@ impl Observer {
             (
                 "cache.coherence.delay",
                 coherence.delay(),
-                "Time from a change in Redis to its being heard of, measured on own writes.",
+                "Time from sending an own write to Redis to Redis's word of it.",
             ),
             (
                 "cache.staleness",
