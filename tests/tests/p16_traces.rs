@@ -158,7 +158,14 @@ async fn every_request_leaves_the_tree_of_what_it_did() {
         "{hash}"
     );
 
+    // What is read before the word of the put has come is read once more.
+    let heard = async || daemon.stats().await.shared.unwrap().changes;
+    let before = heard().await;
     other.stub().put(request::put("n", KEY, "v")).await.unwrap();
+    eventually("the daemon has heard of the put", async || {
+        heard().await > before
+    })
+    .await;
     stub.get(traced(2, true, request::get("n", KEY)))
         .await
         .unwrap();
