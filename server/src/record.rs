@@ -6,7 +6,8 @@
 //!     16     3  magic "PNR"
 //!     19     1  format version, 1
 //!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame,
-//!               3 not here: whoever put the entry has it, this only says that it exists
+//!               3 not here: whoever put the entry has it, this only says that it exists,
+//!               4 none: no entry, only the lease of one; somebody is computing the value
 //!     21     3  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
 //!     32     8  lifetime ends at, ms since the Unix epoch
@@ -38,6 +39,8 @@ use crate::{
 const HEADER_BYTES: usize = 64;
 /// Bytes that tell the version of a record, and whether its value is there: stamp to codec.
 pub const BEGINNING_BYTES: usize = 21;
+/// Bytes of a lease.
+pub const LEASE_BYTES: usize = HEADER_BYTES;
 const CHECKSUM_AT: usize = 56;
 const MAGIC: &[u8; 3] = b"PNR";
 const FORMAT: u8 = 1;
@@ -66,6 +69,39 @@ enum Codec {
     Lz4 = 1,
     Zstd = 2,
     Elsewhere = 3,
+    Lease = 4,
+}
+
+/// What a record has in the place of a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Content {
+    /// The value.
+    Value,
+    /// Nothing: whoever put the entry has it.
+    Elsewhere,
+    /// Nothing: there is no entry yet, somebody is computing it. To readers it is a miss.
+    Lease,
+}
+
+impl Codec {
+    fn content(self) -> Content {
+        match self {
+            Self::Raw | Self::Lz4 | Self::Zstd => Content::Value,
+            Self::Elsewhere => Content::Elsewhere,
+            Self::Lease => Content::Lease,
+        }
+    }
+
+    fn of(byte: u8) -> Option<Self> {
+        let all = [
+            Self::Raw,
+            Self::Lz4,
+            Self::Zstd,
+            Self::Elsewhere,
+            Self::Lease,
+        ];
+        all.get(usize::from(byte)).copied()
+    }
 }
 
 /// What the fixed part of a record says.
@@ -149,12 +185,28 @@ impl Record {
     /// value, so that it still knows of the version.
     #[must_use]
     pub fn without_value(&self) -> Self {
-        let head = Head {
+        Self::of_head(Head {
             codec: Codec::Elsewhere,
             attribute_bytes: 0,
             stored_bytes: 0,
             ..self.head
-        };
+        })
+    }
+
+    /// A lease: it holds the place of an entry that somebody is computing.
+    pub fn lease(stamp: Stamp, created: Timestamp, expires: Timestamp) -> Self {
+        Self::of_head(Head {
+            stamp,
+            created,
+            expires,
+            value_bytes: 0,
+            codec: Codec::Lease,
+            attribute_bytes: 0,
+            stored_bytes: 0,
+        })
+    }
+
+    fn of_head(head: Head) -> Self {
         let mut bytes = vec![0; HEADER_BYTES];
         head.write(&mut bytes);
         let sum = checksum(&bytes);
@@ -167,7 +219,7 @@ impl Record {
 
     /// Whether the value is here.
     pub fn has_value(&self) -> bool {
-        self.head.codec != Codec::Elsewhere
+        self.head.content() == Content::Value
     }
 
     /// The fixed part.
@@ -192,16 +244,28 @@ impl Record {
     }
 }
 
-/// What the first [`BEGINNING_BYTES`] of a record say: its version, and whether it has its value.
+/// What the first [`BEGINNING_BYTES`] of a record say: its version, and what it has for a value.
 /// `None` when they are not the beginning of a record.
-pub fn beginning(bytes: &[u8]) -> Option<(Stamp, bool)> {
+pub fn beginning(bytes: &[u8]) -> Option<(Stamp, Content)> {
     let bytes: &[u8; BEGINNING_BYTES] = bytes.try_into().ok()?;
     let known = bytes[16..19] == *MAGIC && bytes[19] == FORMAT;
     let stamp = Stamp::from_bytes(bytes[..16].try_into().ok()?);
-    known.then_some((stamp, bytes[20] != Codec::Elsewhere as u8))
+    let codec = Codec::of(bytes[20]).filter(|_| known)?;
+    Some((stamp, codec.content()))
+}
+
+/// Whether these bytes begin as a lease does.
+pub fn is_lease(bytes: &[u8]) -> bool {
+    let begin = bytes.get(..BEGINNING_BYTES).and_then(beginning);
+    begin.is_some_and(|(_, content)| content == Content::Lease)
 }
 
 impl Head {
+    /// What it has in the place of a value.
+    pub fn content(&self) -> Content {
+        self.codec.content()
+    }
+
     fn write(&self, bytes: &mut [u8]) {
         bytes[..16].copy_from_slice(self.stamp.as_bytes());
         bytes[16..19].copy_from_slice(MAGIC);
@@ -223,13 +287,7 @@ impl Head {
         if !known {
             return None;
         }
-        let codec = match header[20] {
-            0 => Codec::Raw,
-            1 => Codec::Lz4,
-            2 => Codec::Zstd,
-            3 => Codec::Elsewhere,
-            _ => return None,
-        };
+        let codec = Codec::of(header[20])?;
         let size = |at: usize| u32_at(header, at).map(|size| size as usize);
         let time = |at: usize| {
             let bytes: [u8; 8] = header.get(at..at + 8)?.try_into().ok()?;
@@ -248,6 +306,9 @@ impl Head {
         let raw = match codec {
             Codec::Raw => head.stored_bytes == head.value_bytes,
             Codec::Elsewhere => head.stored_bytes == 0 && head.attribute_bytes == 0,
+            Codec::Lease => {
+                (head.stored_bytes, head.attribute_bytes, head.value_bytes) == (0, 0, 0)
+            }
             Codec::Lz4 | Codec::Zstd => true,
         };
         (whole && raw && head.value_bytes <= VALUE_BYTES_MAX).then_some(head)
@@ -283,7 +344,7 @@ fn compress(value: &[u8], wish: Compression) -> (Codec, Cow<'_, [u8]>) {
 fn decompress(stored: Bytes, codec: Codec, value_bytes: usize) -> Result<Bytes> {
     let value = match codec {
         Codec::Raw => return Ok(stored),
-        Codec::Elsewhere => return Err(corrupt("the value is not here")),
+        Codec::Elsewhere | Codec::Lease => return Err(corrupt("the value is not here")),
         Codec::Lz4 => lz4_flex::block::decompress(&stored, value_bytes)
             .map_err(|error| corrupt("value is not LZ4").caused_by(error))?,
         Codec::Zstd => zstd::bulk::decompress(&stored, value_bytes)

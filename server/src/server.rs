@@ -152,6 +152,7 @@ impl Server {
         }
         say(&self.health, ServingStatus::NotServing).await;
         stopping.cancel();
+        self.observer.engine().end_waits();
         let (ending, hurried) = tokio::select! {
             () = self.services.quiet() => (Ending::Drained, false),
             finished = timeout(drain, workers.finished()) => match finished {

@@ -37,22 +37,30 @@ pub(super) struct Fetched {
     pub(super) mark: Mark,
 }
 
-type Slot = Arc<Mutex<Option<Fetched>>>;
+type Slot<T> = Arc<Mutex<Option<T>>>;
 
-/// All questions under way.
-#[derive(Debug, Default)]
-pub(super) struct Flights {
-    slots: StdMutex<HashMap<EntryName, Slot>>,
+/// All questions under way, of one sort.
+#[derive(Debug)]
+pub(super) struct Flights<T = Fetched> {
+    slots: StdMutex<HashMap<EntryName, Slot<T>>>,
+}
+
+impl<T> Default for Flights<T> {
+    fn default() -> Self {
+        Self {
+            slots: StdMutex::default(),
+        }
+    }
 }
 
 /// A place in the queue of one entry; the last to leave takes the queue away.
-struct Place<'a> {
-    flights: &'a Flights,
+struct Place<'a, T> {
+    flights: &'a Flights<T>,
     name: &'a EntryName,
-    slot: Slot,
+    slot: Slot<T>,
 }
 
-impl Drop for Place<'_> {
+impl<T> Drop for Place<'_, T> {
     fn drop(&mut self) {
         let mut slots = self.flights.lock();
         // One is in the map, one is this one's; nobody can join while the map is locked.
@@ -62,14 +70,14 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Flights {
+impl<T: Clone> Flights<T> {
     /// The answer of somebody who asked lately, if `accepts` it, or that of `ask`.
     pub(super) async fn fly(
         &self,
         name: &EntryName,
-        accepts: impl Fn(&Fetched) -> bool,
-        ask: impl Future<Output = Fetched>,
-    ) -> Fetched {
+        accepts: impl Fn(&T) -> bool,
+        ask: impl Future<Output = T>,
+    ) -> T {
         let slot = Arc::clone(self.lock().entry(name.clone()).or_default());
         let place = Place {
             flights: self,
@@ -84,8 +92,10 @@ impl Flights {
         *answer = Some(fetched.clone());
         fetched
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EntryName, Slot>> {
+impl<T> Flights<T> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EntryName, Slot<T>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

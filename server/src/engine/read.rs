@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    BATCH_TURN, Engine, Provenance, Source, available, check_batch,
+    BATCH_TURN, Engine, Lease, LeaseRequest, Provenance, Source, available, check_batch,
     look::Known,
     shared::{Looked, Question, Shared},
 };
@@ -28,14 +28,23 @@ pub struct ReadOptions {
     pub local_only: bool,
     /// Bypass the local tier.
     pub require_shared: bool,
-    /// Take part in the election of the one who computes.
-    pub lease: bool,
+    /// On a miss, take part in the election of the one who computes.
+    pub lease: Option<LeaseRequest>,
+}
+
+/// One read of one key.
+pub(super) struct Reading<'a> {
+    pub(super) namespace: &'a Namespace,
+    pub(super) key: &'a Key,
+    pub(super) name: &'a EntryName,
+    pub(super) options: ReadOptions,
+    pub(super) steps: &'a Steps,
 }
 
 impl ReadOptions {
     /// For a call that elects nobody.
     fn check_without_lease(self, rpc: &str) -> Result<()> {
-        if self.lease {
+        if self.lease.is_some() {
             let text = format!("options.lease: cannot be used with {rpc}");
             return Err(Error::invalid(text));
         }
@@ -55,11 +64,16 @@ impl ReadOptions {
             };
             return Err(Error::new(Kind::Precondition, text));
         }
-        if self.lease {
-            let text = "options.lease: not served by this version";
-            return Err(Error::new(Kind::Unsupported, text));
+        match self.lease {
+            None => Ok(()),
+            Some(_) if self.local_only => Err(Error::invalid(
+                "options.lease: cannot be used with local_only: what is missing here may be in Redis",
+            )),
+            Some(_) if namespace.policy.raw => Err(Error::invalid(
+                "options.lease: the namespace is raw; other programs would read the lease as a value",
+            )),
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -83,6 +97,8 @@ pub struct Answer {
     pub hit: Option<Hit>,
     /// Where it came from.
     pub provenance: Provenance,
+    /// The caller is the one to compute the value.
+    pub lease: Option<Lease>,
 }
 
 /// Answer to whether an entry exists.
@@ -120,24 +136,47 @@ impl Engine {
         let name = EntryName::new(&namespace.name, &key);
         options.check(namespace, self.shared_for(namespace))?;
         let begun = Instant::now();
-        let looked = match self.shared_for(namespace) {
-            None => {
-                let found = self.find_locally(namespace, &name, steps).await;
-                found.map_or_else(Looked::nothing, Looked::local)
-            }
-            Some(shared) => {
-                let shared_name = shared.name(namespace, &key);
-                let question = Question {
-                    namespace,
-                    name: &name,
-                    shared_name: &shared_name,
-                    begun: shared.coherence.last_change(shared_name.as_bytes()),
-                    steps,
-                };
-                self.look(shared, question, None, options).await?
-            }
+        let read = Reading {
+            namespace,
+            key: &key,
+            name: &name,
+            options,
+            steps,
         };
-        Ok(self.answer(namespace, looked, begun.elapsed()))
+        let (mut looked, mut lease) = (self.look_once(&read).await?, None);
+        if let Some(request) = options.lease
+            && looked.found.is_none()
+        {
+            // In a box: it is large, and most reads never come here.
+            (looked, lease) = Box::pin(self.take_part(&read, request)).await?;
+        }
+        Ok(Answer {
+            lease,
+            ..self.answer(namespace, looked, begun.elapsed())
+        })
+    }
+
+    /// One look for a key.
+    pub(super) async fn look_once(&self, read: &Reading<'_>) -> Result<Looked> {
+        let Reading {
+            namespace,
+            name,
+            steps,
+            ..
+        } = *read;
+        let Some(shared) = self.shared_for(namespace) else {
+            let found = self.find_locally(namespace, name, steps).await;
+            return Ok(found.map_or_else(Looked::nothing, Looked::local));
+        };
+        let shared_name = shared.name(namespace, read.key);
+        let question = Question {
+            namespace,
+            name,
+            shared_name: &shared_name,
+            begun: shared.coherence.last_change(shared_name.as_bytes()),
+            steps,
+        };
+        self.look(shared, question, None, read.options).await
     }
 
     pub(super) async fn find_locally(
@@ -325,7 +364,11 @@ impl Engine {
             shared_lookup: looked.shared,
             ..self.provenance(namespace)
         };
-        Answer { hit, provenance }
+        Answer {
+            hit,
+            provenance,
+            lease: None,
+        }
     }
 }
 

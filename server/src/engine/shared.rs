@@ -9,7 +9,7 @@ use std::{
 use futures_util::future::try_join_all;
 
 use super::{
-    Source,
+    GiveBack, Source,
     flight::{Fetched, Flights},
 };
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
     key::{EntryName, Key},
     metrics::Histogram,
     namespace::Namespace,
-    record::Head,
+    record::{Content, Head},
     stamp::Stamp,
     steps::{Ended, Steps, What},
     tier::{
@@ -38,6 +38,7 @@ pub struct Shared {
     pub(super) coherence: Arc<Coherence>,
     pub(super) journal: Journal,
     pub(super) flights: Flights,
+    pub(super) give_back: GiveBack,
     /// How long ago what was served as stale was right for sure.
     staleness: Histogram,
 }
@@ -96,12 +97,18 @@ const LINKS_MAX: usize = 3;
 
 impl Shared {
     /// The shared tier as the engine uses it.
-    pub fn new(config: SharedConfig, coherence: Arc<Coherence>, journal: Journal) -> Self {
+    pub fn new(
+        config: SharedConfig,
+        coherence: Arc<Coherence>,
+        journal: Journal,
+        give_back: GiveBack,
+    ) -> Self {
         Self {
             config,
             coherence,
             journal,
             flights: Flights::default(),
+            give_back,
             staleness: Histogram::default(),
         }
     }
@@ -194,6 +201,20 @@ impl Shared {
         mark: Mark,
         max_stale: Option<Duration>,
     ) -> bool {
+        // Whoever asks serves it.
+        self.staleness_of(question, head, mark, max_stale)
+            .inspect(|it| self.staleness.observe(*it))
+            .is_some()
+    }
+
+    /// How long ago a copy was right for sure; `None` when it may not be served stale.
+    pub(super) fn staleness_of(
+        &self,
+        question: &Question<'_>,
+        head: &Head,
+        mark: Mark,
+        max_stale: Option<Duration>,
+    ) -> Option<Duration> {
         let allowed = question.namespace.policy.stale_max();
         let allowed = max_stale.map_or(allowed, |wish| wish.min(allowed));
         let key = question.shared_name.as_bytes();
@@ -202,11 +223,7 @@ impl Shared {
         let staleness = marks
             .filter_map(|mark| self.coherence.staleness(mark, key, head.created))
             .min();
-        let staleness = staleness.filter(|staleness| *staleness < allowed);
-        // Whoever asks serves it.
-        staleness
-            .inspect(|it| self.staleness.observe(*it))
-            .is_some()
+        staleness.filter(|staleness| *staleness < allowed)
     }
 
     /// Asks Redis: whether the local copy is what it has, and for the entry if it is not. Fills the
@@ -343,7 +360,7 @@ impl Shared {
             return Ok(found.map(|found| found.expires));
         }
         let checked = self.noted(link, link.tier().check(name).await)?;
-        let there = checked.filter(|it| it.has_value || own == Some(it.stamp));
+        let there = checked.filter(|it| it.content == Content::Value || own == Some(it.stamp));
         Ok(there.map(|it| it.expires))
     }
 

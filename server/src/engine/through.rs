@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Engine, Outcome, WriteMode,
+    Engine, Outcome, Token, WriteMode,
     shared::{Shared, shared_is_away},
     write::{Done, Put, refusal},
 };
@@ -13,7 +13,7 @@ use crate::{
     entry::Entry,
     error::{Error, Kind, Result},
     journal::Deferred,
-    record::Record,
+    record::{Content, Record},
     steps::{Ended, What},
     tier::{
         Condition, Found, Mark, Stored,
@@ -52,7 +52,12 @@ impl Engine {
         let too_large = limit.is_some_and(|limit| entry.value.len() as u64 > limit.0);
         if too_large && policy.immutable {
             shared.coherence.changed(name.as_bytes());
-            return self.put_locally(put, shared.mark(policy)).await;
+            let condition = match put.lease {
+                Some(token @ Token::Shared(_)) => self.use_up(shared, token, &name).await?,
+                _ => put.condition,
+            };
+            let mark = shared.mark(policy);
+            return self.put_locally_if(put, mark, condition).await;
         }
         // Too large for Redis: there it is noted under its stamp, so that others drop what they
         // have and this daemon can verify its copy.
@@ -67,12 +72,22 @@ impl Engine {
                 if put.mode == WriteMode::Shared {
                     return Err(shared_is_away("options.mode: SHARED", ""));
                 }
+                match put.lease {
+                    // Redis has the lease: it alone knows whether it has ended.
+                    Some(Token::Shared(_)) if lost == 0 => return Err(refusal(put.condition)),
+                    Some(Token::Shared(_)) => return Err(undecided()),
+                    _ => {}
+                }
                 match self.put_later(shared, put, &name).await? {
                     Some(done) => return Ok(done),
                     // It has come back.
                     None => continue,
                 }
             };
+            if let Some(Token::Local { .. }) = put.lease {
+                // Given while Redis was away: what others did meanwhile nobody knows.
+                return Err(refusal(put.condition));
+            }
             let stored = self
                 .put_on(shared, &link, put, (&name, &sent), lost > 0)
                 .await;
@@ -190,6 +205,20 @@ impl Engine {
         Ok(done)
     }
 
+    /// Ends the lease of a value that will not be in Redis; what it is put under then.
+    async fn use_up(&self, shared: &Shared, token: Token, name: &SharedName) -> Result<Condition> {
+        let lease = Condition::Lease(token.stamp());
+        let Some(link) = shared.coherence.link() else {
+            return Err(refusal(lease));
+        };
+        let used_up = link.tier().remove_lease(name, token.stamp()).await;
+        match shared.noted(&link, used_up) {
+            Ok(true) => Ok(Condition::AbsentOrSame),
+            Ok(false) => Err(refusal(lease)),
+            Err(_) => Err(undecided()),
+        }
+    }
+
     /// Redis is out of memory: it must not keep the value that this one replaces, and the local
     /// tier keeps this one alone. `None` when the link was lost meanwhile.
     async fn put_beside(
@@ -201,12 +230,17 @@ impl Engine {
         let Some(link) = shared.coherence.link() else {
             return Ok(None);
         };
-        let there = shared.noted(&link, link.tier().check(name).await);
+        let there = shared.noted(&link, link.tier().check_or_lease(name).await);
         let Ok(there) = there else { return Ok(None) };
-        let holds = match (put.condition, &there) {
-            (Condition::Always, _) | (Condition::Absent | Condition::AbsentOrSame, None) => true,
-            (Condition::Version(wanted), Some(there)) => there.stamp == wanted,
-            _ => false,
+        let (lease, entry) = match there {
+            Some(there) if there.content == Content::Lease => (Some(there.stamp), None),
+            there => (None, there.map(|there| there.stamp)),
+        };
+        let holds = match put.condition {
+            Condition::Always => true,
+            Condition::Absent | Condition::AbsentOrSame => entry.is_none(),
+            Condition::Version(wanted) => entry == Some(wanted),
+            Condition::Lease(wanted) => lease == Some(wanted),
         };
         if !holds {
             return Err(refusal(put.condition));
@@ -246,6 +280,14 @@ impl Engine {
         if !shared.coherence.is_detached_for_sure(&gate) {
             return Ok(None);
         }
+        let bound = match put.lease {
+            None => self.stamper.bound(),
+            // What others put since it was given is not older than this value.
+            Some(Token::Local { epoch, bound, .. }) if epoch == shared.coherence.mark().epoch => {
+                bound
+            }
+            Some(_) => return Err(refusal(put.condition)),
+        };
         shared.coherence.changed(name.as_bytes());
         let policy = &put.namespace.policy;
         let mark = match policy.immutable {
@@ -268,7 +310,7 @@ impl Engine {
             false => Deferred::Remove {
                 namespace,
                 key,
-                stamp: self.stamper.bound(),
+                stamp: bound,
             },
         };
         let begun = Instant::now();
@@ -330,6 +372,14 @@ impl Engine {
             }
         }
     }
+}
+
+fn undecided() -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "options.lease_token: the connection to Redis was lost in the middle of it, and whether it \
+         was written cannot be told",
+    )
 }
 
 fn unclear() -> Error {

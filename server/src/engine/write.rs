@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Outcome, Provenance, Source, check_batch};
+use super::{Engine, Outcome, Provenance, Source, Token, check_batch};
 use crate::{
     clock::Timestamp,
     config::{Policy, TierName},
@@ -40,6 +40,8 @@ pub struct PutOptions {
     pub mode: WriteMode,
     /// What must hold for the write to happen.
     pub condition: Condition,
+    /// The lease under which the value was computed; instead of a condition.
+    pub lease: Option<Token>,
 }
 
 /// A put that was accepted.
@@ -65,6 +67,7 @@ pub(super) struct Put<'a> {
     pub(super) record: Record,
     pub(super) expires: Timestamp,
     pub(super) condition: Condition,
+    pub(super) lease: Option<Token>,
     pub(super) mode: WriteMode,
     pub(super) steps: &'a Steps,
 }
@@ -110,6 +113,10 @@ impl Engine {
     ) -> Result<Written> {
         let namespace = self.namespaces.get(namespace)?;
         let result = self.put_in(&namespace, key, entry, (options, steps)).await;
+        let refused = |error: &Error| error.kind() == Kind::Precondition;
+        if options.lease.is_some() && result.as_ref().is_err_and(refused) {
+            self.leases.counts().refused.one();
+        }
         Self::counted_write(&namespace, result)
     }
 
@@ -164,10 +171,12 @@ impl Engine {
             key: &key,
             record: Record::encode(&entry, stamp, created, expires, policy.compression)?,
             expires,
-            condition: match options.condition {
-                Condition::Always if policy.immutable => Condition::AbsentOrSame,
-                condition => condition,
+            condition: match (options.lease, options.condition) {
+                (Some(token), _) => Condition::Lease(token.stamp()),
+                (None, Condition::Always) if policy.immutable => Condition::AbsentOrSame,
+                (None, condition) => condition,
             },
+            lease: options.lease,
             mode: options.mode,
             steps,
         };
@@ -208,6 +217,15 @@ impl Engine {
 
     /// The local tier alone, which decides the condition.
     pub(super) async fn put_locally(&self, put: &Put<'_>, mark: Mark) -> Result<Done> {
+        self.put_locally_if(put, mark, put.condition).await
+    }
+
+    pub(super) async fn put_locally_if(
+        &self,
+        put: &Put<'_>,
+        mark: Mark,
+        condition: Condition,
+    ) -> Result<Done> {
         let mut done = Done {
             stamp: put.record.head().stamp,
             expires: put.expires,
@@ -221,14 +239,14 @@ impl Engine {
         let begun = Instant::now();
         let stored = self
             .local
-            .put_if(&put.name, &put.record, put.expires, mark, put.condition)
+            .put_if(&put.name, &put.record, put.expires, mark, condition)
             .await;
         put.note(TierName::Local, &stored, begun);
         done.local = Outcome::Applied;
         match stored? {
             Stored::Written => {}
             Stored::Kept { head, expires } => (done.stamp, done.expires) = (head.stamp, expires),
-            Stored::Refused => return Err(refusal(put.condition)),
+            Stored::Refused => return Err(refusal(condition)),
         }
         Ok(done)
     }
@@ -262,6 +280,7 @@ fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
     if options.ttl.is_some_and(|ttl| ttl < TTL_MIN) {
         return Err(Error::invalid("ttl: must be at least 1ms"));
     }
+    check_token(policy, options)?;
     let versioned = matches!(options.condition, Condition::Version(_));
     if policy.immutable && versioned {
         return Err(Error::invalid(
@@ -281,6 +300,21 @@ fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
     Ok(())
 }
 
+fn check_token(policy: &Policy, options: &PutOptions) -> Result<()> {
+    if options.lease.is_none() {
+        return Ok(());
+    }
+    let refused = match (options.condition, options.mode) {
+        _ if policy.raw => "the namespace is raw, it has no leases",
+        (Condition::Always, WriteMode::Local) => {
+            "cannot be used with mode LOCAL: others wait for the value"
+        }
+        (Condition::Always, _) => return Ok(()),
+        _ => "is a condition of its own, it cannot be used with if_absent or if_version",
+    };
+    Err(Error::invalid(format!("options.lease_token: {refused}")))
+}
+
 /// Lifetime of a put: what was asked for or the default, at most the maximum, less the jitter.
 fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
     let lifetime = policy.lifetime(wish);
@@ -297,6 +331,11 @@ pub(super) fn refusal(condition: Condition) -> Error {
         Condition::Version(_) => Error::new(
             Kind::Precondition,
             "options.if_version: the entry has another version or does not exist",
+        ),
+        Condition::Lease(_) => Error::new(
+            Kind::Precondition,
+            "options.lease_token: the lease has ended: its time was over, the entry was put or \
+             invalidated meanwhile, or contact with Redis was lost or regained since it was given",
         ),
         Condition::AbsentOrSame => Error::new(
             Kind::Exists,

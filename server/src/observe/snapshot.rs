@@ -2,6 +2,7 @@
 //!
 //! docs/metrics.md says what each means and what to do when it turns bad.
 
+mod leases;
 mod tiers;
 
 use super::{
@@ -30,6 +31,7 @@ impl Observer {
         let mut families = Vec::new();
         self.of_requests(&mut families);
         self.of_namespaces(&mut families);
+        self.of_leases(&mut families);
         self.of_local_tier(&mut families).await?;
         self.of_shared_tier(&mut families);
         self.of_front_doors(&mut families);
@@ -68,6 +70,11 @@ impl Observer {
                 Operation::Wait,
                 "cache.wait",
                 "Time waited for the answer to another request's question about the same key.",
+            ),
+            (
+                Operation::Lease,
+                "cache.lease.wait",
+                "Time waited for the value that another caller has the lease to compute.",
             ),
         ] {
             let mut family = Family::new(name, "s", Kind::Histogram, help);

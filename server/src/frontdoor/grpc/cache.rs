@@ -73,7 +73,7 @@ impl Cache {
         Ok(GetResponse {
             provenance: Some(encode::provenance(&answer.provenance)),
             entry: answer.hit.map(encode::entry),
-            lease: None,
+            lease: answer.lease.map(encode::lease),
         })
     }
 

@@ -1,0 +1,134 @@
+//! What a holder shows with its put.
+//!
+//! ```text
+//! offset  size
+//!      0     1  kind: 1 given in Redis, 2 given in the local tier
+//!      1    16  stamp of the lease
+//!   of kind 2:
+//!     17     8  epoch in which it was given, big-endian; 0 where there is no shared tier
+//!     25    16  a stamp above all that were given out before it
+//! ```
+
+use bytes::Bytes;
+
+use crate::{
+    error::{Error, Result},
+    stamp::Stamp,
+};
+
+/// Longest token there will ever be.
+const TOKEN_BYTES_MAX: usize = 64;
+
+const SHARED: u8 = 1;
+const LOCAL: u8 = 2;
+
+/// The token of a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Token {
+    /// Redis has the lease, and decides whether it still does.
+    Shared(Stamp),
+    /// The local tier has it.
+    Local {
+        /// Of the lease.
+        stamp: Stamp,
+        /// Good for puts in this epoch only: another one began or ended an outage, and nobody knows
+        /// what others did meanwhile.
+        epoch: u64,
+        /// What is less is older than the lease: to be removed from Redis at its return. What others
+        /// put since is not.
+        bound: Stamp,
+    },
+}
+
+impl Token {
+    /// The stamp of the lease.
+    pub fn stamp(&self) -> Stamp {
+        match self {
+            Self::Shared(stamp) | Self::Local { stamp, .. } => *stamp,
+        }
+    }
+
+    /// As callers get it.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut bytes = Vec::with_capacity(TOKEN_BYTES_MAX);
+        match self {
+            Self::Shared(stamp) => {
+                bytes.push(SHARED);
+                bytes.extend_from_slice(stamp.as_bytes());
+            }
+            Self::Local {
+                stamp,
+                epoch,
+                bound,
+            } => {
+                bytes.push(LOCAL);
+                bytes.extend_from_slice(stamp.as_bytes());
+                bytes.extend_from_slice(&epoch.to_be_bytes());
+                bytes.extend_from_slice(bound.as_bytes());
+            }
+        }
+        bytes.into()
+    }
+
+    /// As callers give it back in `field`. `Invalid` when it is no token.
+    pub fn parse(field: &str, bytes: &[u8]) -> Result<Self> {
+        Self::read(bytes).ok_or_else(|| {
+            let length = bytes.len();
+            Error::invalid(format!(
+                "{field}: {length} bytes that are no token of a lease, which has 17 to \
+                 {TOKEN_BYTES_MAX}"
+            ))
+        })
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        let (stamp, rest) = rest.split_first_chunk()?;
+        let stamp = Stamp::from_bytes(*stamp);
+        match *kind {
+            SHARED => rest.is_empty().then_some(Self::Shared(stamp)),
+            LOCAL => {
+                let (epoch, bound) = rest.split_first_chunk()?;
+                Some(Self::Local {
+                    stamp,
+                    epoch: u64::from_be_bytes(*epoch),
+                    bound: Stamp::from_bytes(bound.try_into().ok()?),
+                })
+            }
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_comes_back_as_it_was_given() {
+        let (stamp, bound) = (Stamp::from_bytes([7; 16]), Stamp::from_bytes([9; 16]));
+        let local = Token::Local {
+            stamp,
+            epoch: 1 << 60,
+            bound,
+        };
+        for token in [Token::Shared(stamp), local] {
+            let bytes = token.to_bytes();
+            assert!(bytes.len() <= TOKEN_BYTES_MAX);
+            assert_eq!(Token::parse("token", &bytes).expect("valid"), token);
+            for cut in 0..bytes.len() {
+                assert!(
+                    Token::parse("token", &bytes[..cut]).is_err(),
+                    "cut at {cut}"
+                );
+            }
+            let long = [&bytes[..], &[0]].concat();
+            assert!(Token::parse("token", &long).is_err());
+        }
+        let error = Token::parse("options.lease_token", b"abc").expect_err("no token");
+        assert!(
+            error.message().starts_with("options.lease_token: 3 bytes"),
+            "{error}"
+        );
+    }
+}
