@@ -66,8 +66,10 @@ pub struct Door {
 pub struct LeaseCounts {
     /// Callers that ask for one or wait for a value now.
     pub waiting: Level,
-    /// Leases given.
+    /// Leases given for missing entries.
     pub granted: Count,
+    /// Leases given to compute an entry anew.
+    pub refreshes: Count,
     /// Callers that began to wait for another's value.
     pub waited: Count,
     /// Callers whose time was over before the value came.

@@ -32,9 +32,17 @@
     reason = "a test plays the environment and may fail by panic"
 )]
 
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
+use pannier_client::{Client, ComputeError, LeaseOptions, PutOptions};
 use pannier_proto::v1::{
     GetResponse, Lease, LeaseRequest, PutRequest, PutResponse, ReadOptions, TierOutcome, WriteMode,
     WriteOptions, invalidate_request::Target, write_options::Condition,
@@ -44,7 +52,7 @@ use pannier_tests::{
     caller::{is_stale, outcomes, value},
     eventually,
     metrics::Metrics,
-    request, shared,
+    pannier, request, shared, stderr, stdout,
 };
 use tokio::task::JoinSet;
 use tonic::{Code, Request, Status};
@@ -71,6 +79,7 @@ fn lease(wait: i64, duration: i64) -> ReadOptions {
         lease: Some(LeaseRequest {
             wait_duration: Some(request::milliseconds(wait)),
             lease_duration: Some(request::milliseconds(duration)),
+            early_refresh: None,
         }),
         ..ReadOptions::default()
     }
@@ -349,7 +358,9 @@ async fn a_lease_given_back_is_given_to_the_next_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waits_are_bounded_and_who_goes_away_leaves_nothing() {
-    let mut pair = Pair::start(CONFIG, CONFIG).await;
+    // Redis may take its time below.
+    let patient = format!("command_timeout = \"20s\"\n{CONFIG}");
+    let mut pair = Pair::start(&patient, CONFIG).await;
     let (near, other) = (pair.near("n"), pair.other("n"));
     let held = holder(&other, "k", LONG).await;
     let begun = Instant::now();
@@ -377,13 +388,11 @@ async fn waits_are_bounded_and_who_goes_away_leaves_nothing() {
     drop(waiting);
     are_waiting(&[&pair.near], 0).await;
     // One that goes away while Redis gives it the lease: it is given back.
-    pair.proxy.set_for(Path::Data, Mode::HoldReplies);
-    let mut leaving = Waiting::start([near.clone()], "left", lease(LONG, LONG));
-    eventually(
-        "the lease is in Redis, or its question is held",
-        async || leaving.0.try_join_next().is_none() && pair.is_in_redis("n", "left"),
-    )
-    .await;
+    pair.proxy
+        .set_for(Path::Data, Mode::Delay(Duration::from_millis(700)));
+    let leaving = Waiting::start([near.clone()], "left", lease(LONG, LONG));
+    let given = async || pair.is_in_redis("n", "left");
+    eventually("the lease is in Redis", given).await;
     drop(leaving);
     are_waiting(&[&pair.near], 0).await;
     pair.proxy.set(Mode::Pass);
@@ -685,4 +694,148 @@ async fn what_breaks_a_limit_is_refused_by_name() {
         invalid(caller.try_put(request).await, "options.lease_token: ");
     }
     caller.try_put(good).await.expect("unharmed by all that");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_caller_is_told_to_compute_an_entry_anew_before_it_ends() {
+    let pair = Pair::start(CONFIG, CONFIG).await;
+    let alone = Daemon::start();
+    let refresh = |takes| {
+        let mut options = lease(0, LONG);
+        options.lease.as_mut().unwrap().early_refresh = Some(request::milliseconds(takes));
+        options
+    };
+    let here = Caller::new(&alone, "n");
+    for callers in [vec![pair.near("n"), pair.other("n")], vec![here]] {
+        let first = &callers[0];
+        first.put_for("k", "old", 100_000).await;
+        for caller in &callers {
+            caller.becomes("k", Some(b"old")).await;
+            // It takes no time, so there is no hurry.
+            let reply = caller.get_with("k", refresh(0)).await;
+            assert!(reply.entry.is_some() && reply.lease.is_none());
+        }
+        // It takes longer than the entry has left: most draws say so.
+        let mut told = Vec::new();
+        for caller in callers.iter().cycle().take(40) {
+            let reply = caller.get_with("k", refresh(600_000)).await;
+            assert_eq!(
+                value(&reply).as_deref(),
+                Some(&b"old"[..]),
+                "it is still good"
+            );
+            told.extend(reply.lease);
+        }
+        assert_eq!(told.len(), 1, "one is told, whichever daemon it asks");
+        put(first, "k", "new", &told[0]).await.expect("in time");
+        for caller in &callers {
+            caller.becomes("k", Some(b"new")).await;
+        }
+        refused(first, "k", &told[0]).await;
+        // Overtaken by an invalidation, by another value.
+        for how in ["invalidated", "put"] {
+            first.put_for("k", "old", 100_000).await;
+            let mut held = None;
+            while held.is_none() {
+                let reply = first.get_with("k", refresh(600_000)).await;
+                assert!(reply.entry.is_some());
+                held = reply.lease;
+            }
+            let last = callers.last().unwrap();
+            match how {
+                "put" => drop(last.put("k", "other").await),
+                _ => drop(last.invalidate("k").await),
+            }
+            refused(first, "k", &held.unwrap()).await;
+            let there = (how == "put").then_some(&b"other"[..]);
+            for caller in &callers {
+                caller.becomes("k", there).await;
+            }
+        }
+    }
+    let mut short = refresh(600_000);
+    short.lease.as_mut().unwrap().lease_duration = Some(request::milliseconds(100));
+    let near = pair.near("n");
+    near.put_for("late", "old", 100_000).await;
+    let mut held = None;
+    eventually("one is told", async || {
+        held = near.get_with("late", short).await.lease;
+        held.is_some()
+    })
+    .await;
+    // The next is told when its time is over.
+    let again = async || near.get_with("late", short).await.lease.is_some();
+    eventually("one more is told", again).await;
+    refused(&near, "late", &held.unwrap()).await;
+    let long = near.try_get("k", Some(refresh(600_001))).await;
+    invalid(long, "options.lease.early_refresh: ");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_client_computes_once_for_all() {
+    let redis = Redis::start();
+    let daemons = fleet(&redis, 2).await;
+    let computed = Arc::new(AtomicUsize::new(0));
+    let mut tasks = JoinSet::new();
+    for index in 0..60 {
+        let client = daemons[index % 2].client();
+        let computed = Arc::clone(&computed);
+        tasks.spawn(async move {
+            let lease = LeaseOptions::new().wait(Duration::from_secs(25));
+            let compute = async || {
+                computed.fetch_add(1, Ordering::SeqCst);
+                // So that most come meanwhile.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                Ok::<_, io::Error>("value".into())
+            };
+            let options = PutOptions::new();
+            let got = client.get_or_compute("n", "k", lease, options, compute);
+            got.await
+        });
+    }
+    for value in tasks.join_all().await {
+        assert_eq!(value.expect("computed or got"), "value");
+    }
+    assert_eq!(computed.load(Ordering::SeqCst), 1);
+    // Who cannot compute gives the lease back.
+    let (client, lease) = (daemons[0].client(), LeaseOptions::new());
+    let fail = async || Err(io::Error::other("no"));
+    let failed = client.get_or_compute("n", "failed", lease, PutOptions::new(), fail);
+    assert!(matches!(failed.await, Err(ComputeError::Compute(_))));
+    holder(&Caller::new(&daemons[1], "n"), "failed", 1000).await;
+    // Without a daemon everybody computes.
+    let nobody = Client::connect("127.0.0.1:1").expect("an address");
+    let own = async || Ok::<_, io::Error>("own".into());
+    let value = nobody.get_or_compute("n", "k", lease, PutOptions::new(), own);
+    assert_eq!(value.await.expect("fail-open"), "own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_takes_part() {
+    let daemon = Daemon::start();
+    let get = ["-n", "n", "get", "k", "--lease", "20s"];
+    let run = |arguments: &[&str]| pannier(daemon.grpc(), arguments);
+    let miss = run(&get);
+    assert_eq!(miss.status.code(), Some(1));
+    let told = stderr(&miss);
+    let token = told.split("--lease-token ").nth(1).expect("is told");
+    let token = token.split_whitespace().next().expect("hex");
+    // Somebody is at it.
+    let held = run(&[&get[..], &["--wait", "100ms"]].concat());
+    assert_eq!(held.status.code(), Some(1));
+    assert!(!stderr(&held).contains("--lease-token"));
+    let put = [
+        "-n",
+        "n",
+        "put",
+        "k",
+        "--value",
+        "v",
+        "--lease-token",
+        token,
+    ];
+    assert!(run(&put).status.success());
+    assert_eq!(stdout(&run(&get)), "v");
+    let late = run(&put);
+    assert_eq!(late.status.code(), Some(4), "{}", stderr(&late));
 }

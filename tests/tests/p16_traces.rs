@@ -322,11 +322,12 @@ async fn what_fails_is_marked_and_the_caller_alone_decides_what_is_traced() {
     lease.options.get_or_insert_default().lease = Some(LeaseRequest {
         wait_duration: Some(request::span(50, 0)),
         lease_duration: Some(request::span(50, 0)),
+        early_refresh: None,
     });
     let held = stub.get(traced(1, false, lease.clone())).await.unwrap();
     assert!(held.into_inner().lease.is_some());
     let mut lease = traced(4, true, lease);
-    lease.set_timeout(std::time::Duration::from_millis(300));
+    lease.set_timeout(Duration::from_millis(300));
     assert!(stub.get(lease).await.is_err());
 
     let spans = collector.trace(&trace(2)).await;

@@ -20,13 +20,14 @@
 
 mod election;
 mod give_back;
+mod refresh;
 mod token;
 
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use self::election::Told;
+use self::{election::Told, refresh::Refreshes};
 pub use self::{
     give_back::{GiveBack, give_back},
     token::Token,
@@ -53,6 +54,8 @@ pub struct LeaseRequest {
     pub(super) wait: Duration,
     /// How long the holder may take.
     pub(super) duration: Duration,
+    /// About how long the computation takes: to be asked for before the entry ends.
+    pub(super) early_refresh: Option<Duration>,
 }
 
 impl LeaseRequest {
@@ -70,7 +73,26 @@ impl LeaseRequest {
                 "{field}.lease_duration: {duration:?}, must be {DURATION_MIN:?} to {DURATION_MAX:?}"
             )));
         }
-        Ok(Self { wait, duration })
+        Ok(Self {
+            wait,
+            duration,
+            early_refresh: None,
+        })
+    }
+
+    /// The same, to be told early as well; `field` is what the caller sent.
+    pub fn early(self, field: &str, takes: Option<Duration>) -> Result<Self> {
+        if let Some(takes) = takes
+            && takes > DURATION_MAX
+        {
+            return Err(Error::invalid(format!(
+                "{field}.early_refresh: {takes:?}, the limit is {DURATION_MAX:?}"
+            )));
+        }
+        Ok(Self {
+            early_refresh: takes,
+            ..self
+        })
     }
 }
 
@@ -91,6 +113,7 @@ pub(super) struct Leases {
     counts: LeaseCounts,
     /// Questions to Redis, one for each entry at a time.
     elections: Flights<Told>,
+    refreshes: Refreshes,
     /// The daemon is stopping: nobody waits any more.
     stopping: CancellationToken,
 }
@@ -110,6 +133,7 @@ impl Leases {
             max,
             counts: LeaseCounts::default(),
             elections: Flights::default(),
+            refreshes: Refreshes::default(),
             stopping: CancellationToken::new(),
         }
     }

@@ -144,11 +144,12 @@ impl Engine {
             steps,
         };
         let (mut looked, mut lease) = (self.look_once(&read).await?, None);
-        if let Some(request) = options.lease
-            && looked.found.is_none()
-        {
-            // In a box: it is large, and most reads never come here.
-            (looked, lease) = Box::pin(self.take_part(&read, request)).await?;
+        if let Some(request) = options.lease {
+            // In boxes: they are large, and most reads never come here.
+            match looked.found {
+                None => (looked, lease) = Box::pin(self.take_part(&read, request)).await?,
+                Some(_) => lease = Box::pin(self.refresh(&read, &looked, request)).await,
+            }
         }
         Ok(Answer {
             lease,

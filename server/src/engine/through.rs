@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{
     Engine, Outcome, Token, WriteMode,
     shared::{Shared, shared_is_away},
-    write::{Done, Put, refusal},
+    write::{Done, Put},
 };
 use crate::{
     coherence::Link,
@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Kind, Result},
     journal::Deferred,
     record::{Content, Record},
+    stamp::Stamp,
     steps::{Ended, What},
     tier::{
         Condition, Found, Mark, Stored,
@@ -53,7 +54,7 @@ impl Engine {
         if too_large && policy.immutable {
             shared.coherence.changed(name.as_bytes());
             let condition = match put.lease {
-                Some(token @ Token::Shared(_)) => self.use_up(shared, token, &name).await?,
+                Some(Token::Shared(lease)) => self.use_up(shared, put, (&name, lease)).await?,
                 _ => put.condition,
             };
             let mark = shared.mark(policy);
@@ -74,9 +75,13 @@ impl Engine {
                 }
                 match put.lease {
                     // Redis has the lease: it alone knows whether it has ended.
-                    Some(Token::Shared(_)) if lost == 0 => return Err(refusal(put.condition)),
-                    Some(Token::Shared(_)) => return Err(undecided()),
-                    _ => {}
+                    Some(Token::Shared(_) | Token::Refresh { .. }) => {
+                        return Err(match lost {
+                            0 => put.refusal(put.condition),
+                            _ => undecided(),
+                        });
+                    }
+                    Some(Token::Local { .. }) | None => {}
                 }
                 match self.put_later(shared, put, &name).await? {
                     Some(done) => return Ok(done),
@@ -86,7 +91,7 @@ impl Engine {
             };
             if let Some(Token::Local { .. }) = put.lease {
                 // Given while Redis was away: what others did meanwhile nobody knows.
-                return Err(refusal(put.condition));
+                return Err(put.refusal(put.condition));
             }
             let stored = self
                 .put_on(shared, &link, put, (&name, &sent), lost > 0)
@@ -99,7 +104,7 @@ impl Engine {
                     done.spent = Some(begun.elapsed());
                     return Ok(done);
                 }
-                Err(NotPut::Refused) => return Err(refusal(put.condition)),
+                Err(NotPut::Refused) => return Err(put.refusal(put.condition)),
                 Err(NotPut::Unclear) => return Err(unclear()),
                 Err(NotPut::Trouble(error)) => error,
             };
@@ -130,7 +135,7 @@ impl Engine {
         let counts = |it: &Found| shared.coherence.is_unwished(it.mark, name.as_bytes());
         match found.filter(counts) {
             Some(found) if found.record.entry()? != put.record.entry()? => {
-                Err(refusal(put.condition))
+                Err(put.refusal(put.condition))
             }
             _ => Ok(()),
         }
@@ -206,15 +211,19 @@ impl Engine {
     }
 
     /// Ends the lease of a value that will not be in Redis; what it is put under then.
-    async fn use_up(&self, shared: &Shared, token: Token, name: &SharedName) -> Result<Condition> {
-        let lease = Condition::Lease(token.stamp());
+    async fn use_up(
+        &self,
+        shared: &Shared,
+        put: &Put<'_>,
+        (name, lease): (&SharedName, Stamp),
+    ) -> Result<Condition> {
         let Some(link) = shared.coherence.link() else {
-            return Err(refusal(lease));
+            return Err(put.refusal(put.condition));
         };
-        let used_up = link.tier().remove_lease(name, token.stamp()).await;
+        let used_up = link.tier().remove_lease(name, lease).await;
         match shared.noted(&link, used_up) {
             Ok(true) => Ok(Condition::AbsentOrSame),
-            Ok(false) => Err(refusal(lease)),
+            Ok(false) => Err(put.refusal(put.condition)),
             Err(_) => Err(undecided()),
         }
     }
@@ -243,7 +252,7 @@ impl Engine {
             Condition::Lease(wanted) => lease == Some(wanted),
         };
         if !holds {
-            return Err(refusal(put.condition));
+            return Err(put.refusal(put.condition));
         }
         let removed = link.tier().delete(std::slice::from_ref(name)).await;
         let removed = shared.noted(&link, removed);
@@ -286,7 +295,7 @@ impl Engine {
             Some(Token::Local { epoch, bound, .. }) if epoch == shared.coherence.mark().epoch => {
                 bound
             }
-            Some(_) => return Err(refusal(put.condition)),
+            Some(_) => return Err(put.refusal(put.condition)),
         };
         shared.coherence.changed(name.as_bytes());
         let policy = &put.namespace.policy;

@@ -83,6 +83,14 @@ pub(super) struct Done {
 }
 
 impl Put<'_> {
+    /// The answer when a condition does not hold.
+    pub(super) fn refusal(&self, condition: Condition) -> Error {
+        match self.lease {
+            Some(_) => lease_has_ended(),
+            None => refusal(condition),
+        }
+    }
+
     /// Notes that what was just written to a tier was not this put.
     pub(super) fn not_for(&self, tier: TierName) -> Outcome {
         self.steps.turns_out(What::Store, tier, Ended::Skipped);
@@ -162,6 +170,9 @@ impl Engine {
         self.check_mode(namespace, options.mode)?;
         let begun = Instant::now();
         let created = self.now();
+        if options.lease.is_some_and(|token| token.is_over(created)) {
+            return Err(lease_has_ended());
+        }
         let lifetime = lifetime(policy, options.ttl);
         let expires = created.after(lifetime);
         let stamp = self.stamper.next();
@@ -172,7 +183,7 @@ impl Engine {
             record: Record::encode(&entry, stamp, created, expires, policy.compression)?,
             expires,
             condition: match (options.lease, options.condition) {
-                (Some(token), _) => Condition::Lease(token.stamp()),
+                (Some(token), _) => token.condition(),
                 (None, Condition::Always) if policy.immutable => Condition::AbsentOrSame,
                 (None, condition) => condition,
             },
@@ -246,7 +257,7 @@ impl Engine {
         match stored? {
             Stored::Written => {}
             Stored::Kept { head, expires } => (done.stamp, done.expires) = (head.stamp, expires),
-            Stored::Refused => return Err(refusal(condition)),
+            Stored::Refused => return Err(put.refusal(condition)),
         }
         Ok(done)
     }
@@ -326,17 +337,21 @@ fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
         .max(TTL_MIN)
 }
 
-pub(super) fn refusal(condition: Condition) -> Error {
+fn lease_has_ended() -> Error {
+    Error::new(
+        Kind::Precondition,
+        "options.lease_token: the lease has ended: its time was over, the entry was put or \
+         invalidated meanwhile, or contact with Redis was lost or regained since it was given",
+    )
+}
+
+fn refusal(condition: Condition) -> Error {
     match condition {
         Condition::Version(_) => Error::new(
             Kind::Precondition,
             "options.if_version: the entry has another version or does not exist",
         ),
-        Condition::Lease(_) => Error::new(
-            Kind::Precondition,
-            "options.lease_token: the lease has ended: its time was over, the entry was put or \
-             invalidated meanwhile, or contact with Redis was lost or regained since it was given",
-        ),
+        Condition::Lease(_) => lease_has_ended(),
         Condition::AbsentOrSame => Error::new(
             Kind::Exists,
             "key: the namespace is immutable and holds a different value for it",

@@ -23,6 +23,8 @@ use crate::{
 
 /// How often in a row a caller asks again because something came and went meanwhile.
 const CHANGES_MAX: usize = 8;
+/// How long after a put that was too large for Redis its own daemon surely has it.
+const SETTLING: Duration = Duration::from_millis(50);
 /// By how much a lease is over for sure that Redis said would end: it rounds down.
 const OVER: Duration = Duration::from_millis(2);
 
@@ -35,6 +37,8 @@ enum Election {
     Held(Timestamp),
     /// Something has changed: the entry is to be looked at again.
     Changed,
+    /// An entry is there, and its value with another daemon.
+    Withheld,
     /// There is no lease to be had for this entry now.
     Nobody,
 }
@@ -79,7 +83,7 @@ impl Engine {
             read,
         };
         let mut looked = Looked::nothing();
-        let mut changed = 0;
+        let (mut changed, mut settled) = (0, false);
         loop {
             match self.elect(read, redis.as_ref(), request).await {
                 Election::Given(lease) => {
@@ -91,7 +95,15 @@ impl Engine {
                     Woken::TimedOut => break,
                 },
                 Election::Changed if changed < CHANGES_MAX => changed += 1,
-                Election::Changed | Election::Nobody => break,
+                // Put a moment ago, perhaps by this very daemon, whose copy is about to be there.
+                Election::Withheld if !settled => {
+                    settled = true;
+                    let soon = self.now().after(SETTLING);
+                    if let Woken::TimedOut = waits.wait(&alarm, until, soon).await {
+                        break;
+                    }
+                }
+                Election::Changed | Election::Withheld | Election::Nobody => break,
             }
             // Before the look: what changes from here on wakes.
             alarm.arm();
@@ -143,7 +155,7 @@ impl Engine {
             let held = match election {
                 Election::Given(lease) => Some(lease.expires),
                 Election::Held(until) => Some(until),
-                Election::Changed | Election::Nobody => None,
+                Election::Changed | Election::Withheld | Election::Nobody => None,
             };
             Told { held, mark }
         };
@@ -172,7 +184,7 @@ impl Engine {
             }),
             Ok(Leased::Held(until)) => Election::Held(until),
             Ok(Leased::Taken) => Election::Changed,
-            Ok(Leased::Withheld) => Election::Nobody,
+            Ok(Leased::Withheld) => Election::Withheld,
             // Either Redis counts as away now, or it has no room for a lease.
             Err(error) => {
                 tracing::debug!(%error, "Redis gave no lease");
@@ -245,8 +257,7 @@ impl Engine {
                 expires,
             }),
             Ok(Leased::Held(until)) => Election::Held(until),
-            Ok(Leased::Taken) => Election::Changed,
-            Ok(Leased::Withheld) => Election::Nobody,
+            Ok(Leased::Taken | Leased::Withheld) => Election::Changed,
             Err(error) => {
                 tracing::debug!(%error, "the local tier gave no lease");
                 Election::Nobody

@@ -2,18 +2,23 @@
 //!
 //! ```text
 //! offset  size
-//!      0     1  kind: 1 given in Redis, 2 given in the local tier
+//!      0     1  kind: 1 given in Redis, 2 given in the local tier, 3 while the entry is there
 //!      1    16  stamp of the lease
 //!   of kind 2:
 //!     17     8  epoch in which it was given, big-endian; 0 where there is no shared tier
 //!     25    16  a stamp above all that were given out before it
+//!   of kind 3, to compute an entry anew:
+//!      1    16  version of the entry
+//!     17     8  when the lease ends, ms since the Unix epoch, big-endian
 //! ```
 
 use bytes::Bytes;
 
 use crate::{
+    clock::Timestamp,
     error::{Error, Result},
     stamp::Stamp,
+    tier::Condition,
 };
 
 /// Longest token there will ever be.
@@ -21,6 +26,7 @@ const TOKEN_BYTES_MAX: usize = 64;
 
 const SHARED: u8 = 1;
 const LOCAL: u8 = 2;
+const REFRESH: u8 = 3;
 
 /// The token of a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,14 +44,27 @@ pub enum Token {
         /// put since is not.
         bound: Stamp,
     },
+    /// The entry is there, and has to be of this version still.
+    Refresh {
+        /// Of the entry.
+        version: Stamp,
+        /// When the lease ends.
+        until: Timestamp,
+    },
 }
 
 impl Token {
-    /// The stamp of the lease.
-    pub fn stamp(&self) -> Stamp {
+    /// What must hold for a put.
+    pub fn condition(&self) -> Condition {
         match self {
-            Self::Shared(stamp) | Self::Local { stamp, .. } => *stamp,
+            Self::Shared(stamp) | Self::Local { stamp, .. } => Condition::Lease(*stamp),
+            Self::Refresh { version, .. } => Condition::Version(*version),
         }
+    }
+
+    /// Whether its time is over, as far as the token knows.
+    pub fn is_over(&self, now: Timestamp) -> bool {
+        matches!(self, Self::Refresh { until, .. } if *until <= now)
     }
 
     /// As callers get it.
@@ -65,6 +84,11 @@ impl Token {
                 bytes.extend_from_slice(stamp.as_bytes());
                 bytes.extend_from_slice(&epoch.to_be_bytes());
                 bytes.extend_from_slice(bound.as_bytes());
+            }
+            Self::Refresh { version, until } => {
+                bytes.push(REFRESH);
+                bytes.extend_from_slice(version.as_bytes());
+                bytes.extend_from_slice(&until.as_millis().to_be_bytes());
             }
         }
         bytes.into()
@@ -95,6 +119,10 @@ impl Token {
                     bound: Stamp::from_bytes(bound.try_into().ok()?),
                 })
             }
+            REFRESH => Some(Self::Refresh {
+                version: stamp,
+                until: Timestamp::from_millis(u64::from_be_bytes(rest.try_into().ok()?)),
+            }),
             _ => None,
         }
     }
@@ -112,7 +140,11 @@ mod tests {
             epoch: 1 << 60,
             bound,
         };
-        for token in [Token::Shared(stamp), local] {
+        let refresh = Token::Refresh {
+            version: stamp,
+            until: Timestamp::from_millis(77),
+        };
+        for token in [Token::Shared(stamp), local, refresh] {
             let bytes = token.to_bytes();
             assert!(bytes.len() <= TOKEN_BYTES_MAX);
             assert_eq!(Token::parse("token", &bytes).expect("valid"), token);

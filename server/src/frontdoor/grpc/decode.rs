@@ -58,7 +58,8 @@ fn lease_request(request: &v1::LeaseRequest) -> Result<LeaseRequest> {
     };
     let wait = span("options.lease.wait_duration", &request.wait_duration)?;
     let lease = span("options.lease.lease_duration", &request.lease_duration)?;
-    LeaseRequest::new("options.lease", wait, lease)
+    let early = span("options.lease.early_refresh", &request.early_refresh)?;
+    LeaseRequest::new("options.lease", wait, lease)?.early("options.lease", early)
 }
 
 /// Write options as the engine takes them, `ttl` added.

@@ -13,6 +13,8 @@ impl Observer {
              "Reads that ask for a lease or wait for the value of who has it."),
             ("cache.leases.granted", "{lease}", Kind::Counter, counts.granted.get(),
              "Leases given: callers told to compute a missing value."),
+            ("cache.leases.refreshes", "{lease}", Kind::Counter, counts.refreshes.get(),
+             "Leases given early: callers told to compute an entry anew before it ends."),
             ("cache.leases.waited", "{request}", Kind::Counter, counts.waited.get(),
              "Reads that began to wait for another caller's value."),
             ("cache.leases.timed_out", "{request}", Kind::Counter, counts.timed_out.get(),

@@ -72,6 +72,25 @@ impl SharedTier {
         Ok(count_of("a script", &removed)? > 0)
     }
 
+    /// Notes that the entry of this version is being computed anew, for `duration`; tells whether
+    /// nobody had.
+    pub async fn mark_refresh(
+        &self,
+        key_prefix: &str,
+        version: &Stamp,
+        duration: Duration,
+    ) -> Result<bool> {
+        let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+        // No namespace begins so.
+        let key = Bytes::from(format!("{key_prefix}!refresh:{version:?}"));
+        let call = Call::write(&key, Bytes::from_static(b"1"), millis, true);
+        match self.connection.call(call).await? {
+            Value::Null => Ok(false),
+            told if bytes_of(told.clone()).as_deref() == Some(b"OK") => Ok(true),
+            _ => Err(unexpected("SET")),
+        }
+    }
+
     /// As [`SharedTier::check`], leases included.
     pub async fn check_or_lease(&self, name: &SharedName) -> Result<Option<There>> {
         let sent = self.clock.now();
