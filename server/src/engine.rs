@@ -2,7 +2,8 @@
 //!
 //! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
 //! a shared tier; `shared` what a local copy is worth then; `lease` who computes what is missing;
-//! `outage` what is done for Redis's return. With no shared tier the local one is the whole cache (P25).
+//! `outage` what is done for Redis's return. With no shared tier the local one is the whole cache
+//! (P25).
 
 mod flight;
 mod invalidate;

@@ -1,30 +1,30 @@
-//! P13: with `lease`, one caller across all sidecars is told to compute and gets a token, the others
-//! wait up to their limit for its value; a token that expired or was overtaken cannot write.
+//! P13: with `lease`, one caller across all sidecars is told to compute and gets a token, the
+//! others wait up to their limit for its value; a token that expired or was overtaken cannot write.
 //!
-//! Proven on real daemons and a real Redis: of 1,000 callers on 4 daemons that miss one key together
-//! exactly one is told to compute and all others get its value, at the cost of a few questions to
-//! Redis; when the holder's daemon is killed, or only its client has gone, exactly one more is told
-//! after the lease time; whatever happens to the entry meanwhile ends the lease, its token writes
-//! nothing, and nothing old is served; waits end at the caller's limit, at its deadline, when the
-//! daemon stops; who goes away leaves nothing behind, a lease on its way included; to everybody who
-//! does not take part a lease is nothing.
+//! Proven on real daemons and a real Redis: of 1,000 callers on 4 daemons that miss one key
+//! together exactly one is told to compute and all others get its value, at the cost of a few
+//! questions to Redis; when the holder's daemon is killed, or only its client has gone, exactly one
+//! more is told after the lease time; whatever happens to the entry meanwhile ends the lease, its
+//! token writes nothing, and nothing old is served; waits end at the caller's limit, at its
+//! deadline, when the daemon stops; who goes away leaves nothing behind, a lease on its way
+//! included; to everybody who does not take part a lease is nothing.
 //!
 //! Interleavings of an outage (A is cut off, B is not):
 //!
 //! ```text
-//! 1  A gives a lease with Redis │ A is cut off │ put at A       refused: what B did meanwhile only
-//!                                                                Redis knows
-//! 2  A is cut off │ A gives a lease │ put at A                   a put of the outage: served stale
-//!                                                                here; older ones in Redis go
-//! 3  A is cut off │ A gives a lease │ B puts │ put at A │ back   B's stays: it is newer than the
-//!                                                                lease
-//! 4  A is cut off │ A gives a lease │ B invalidates │ back       refused, though nothing is there:
-//!    │ put at A                                                  it may be older than B's wish
-//! 5  A is cut off │ A gives a lease │ back │ cut off again       refused: another outage
+//! 1  A gives a lease with Redis │ A is cut off │ put at A      refused: what B did meanwhile only
+//!                                                               Redis knows
+//! 2  A is cut off │ A gives a lease │ put at A                  a put of the outage: served stale
+//!                                                               here, older ones in Redis go
+//! 3  A is cut off │ A gives a lease │ B puts │ put at A │ back  B's stays: it is newer than the
+//!                                                               lease
+//! 4  A is cut off │ A gives a lease │ B invalidates │ back      refused, though nothing is there:
+//!    │ put at A                                                 it may be older than B's wish
+//! 5  A is cut off │ A gives a lease │ back │ cut off again      refused: another outage
 //!    │ put at A
-//! 6  A is cut off │ A gives a lease │ A invalidates │ put at A   refused
-//! 7  B has the lease, A waits │ A is cut off                     A's waiters elect among themselves
-//! 8  A has it alone, A waits │ back                              A's waiters elect with all others
+//! 6  A is cut off │ A gives a lease │ A invalidates │ put at A  refused
+//! 7  B has the lease, A waits │ A is cut off                    A's waiters elect by themselves
+//! 8  A has it alone, A waits │ back                             A's waiters elect with all others
 //! ```
 #![allow(
     clippy::unwrap_used,

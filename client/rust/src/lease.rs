@@ -131,8 +131,8 @@ impl Client {
     ///
     /// ```no_run
     /// # use pannier_client::{LeaseOptions, PutOptions};
-    /// # use std::time::Duration;
-    /// # async fn example(client: pannier_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// # use std::{error::Error, time::Duration};
+    /// # async fn example(client: pannier_client::Client) -> Result<(), Box<dyn Error>> {
     /// let lease = LeaseOptions::new().wait(Duration::from_secs(5));
     /// let options = PutOptions::new().ttl(Duration::from_secs(600));
     /// let report = client
@@ -148,8 +148,8 @@ impl Client {
     /// # Errors
     /// [`ComputeError::Compute`] with what `compute` failed with: the lease is given back then, so
     /// that another caller tries at once. [`ComputeError::Cache`] when the request is at fault
-    /// ([`Kind::InvalidArgument`], [`Kind::Refused`]): then nothing was computed, or the value breaks
-    /// a limit.
+    /// ([`Kind::InvalidArgument`], [`Kind::Refused`]): then nothing was computed, or the value
+    /// breaks a limit.
     pub async fn get_or_compute<E>(
         &self,
         namespace: &str,

@@ -9,8 +9,8 @@
 //! waits: the count has grown, so it returns at once and looks again
 //! ```
 //! Nothing is lost whichever comes first: a change before the look is seen by it, one after it has
-//! rung after the alarm was armed. A bell is shared by all who wait for the same entry and goes with
-//! the last of them. While nobody waits, a change costs a fence and a load.
+//! rung after the alarm was armed. A bell is shared by all who wait for the same entry and goes
+//! with the last of them. While nobody waits, a change costs a fence and a load.
 
 use std::{
     collections::HashMap,

@@ -1,12 +1,12 @@
 //! Leases: of all who miss an entry together one is told to compute it, the others wait (P13).
 //!
-//! The lease is a record in the place of the entry that nobody has yet: no value, a stamp of its own
-//! and an end (ADR 0013). It lies where the entry will lie, so whatever happens to the entry happens
-//! to the lease: a put replaces it, an invalidation removes it, its lifetime ends it.
+//! The lease is a record in the place of the entry that nobody has yet: no value, a stamp of its
+//! own and an end (ADR 0013). It lies where the entry will lie, so whatever happens to the entry
+//! happens to the lease: a put replaces it, an invalidation removes it, its lifetime ends it.
 //!
 //! ```text
 //!   attached     in Redis, for all daemons          token: its stamp
-//!   otherwise    in the local tier, for this one    token: its stamp, and the outage it is good for
+//!   otherwise    in the local tier, for this one    token: its stamp, and which outage it is for
 //! ```
 //! A put with a token is a put under the condition that the lease with this stamp is still there.
 //!
@@ -15,11 +15,12 @@
 //! (`flight`), and no change is missed. Who waits is woken by the lease's end as well, and asks
 //! again; Redis gives the next lease to one of all daemons.
 //!
-//! What it does not do: it knows nothing of values, and gives nothing to who waits but the result of
-//! an ordinary read.
+//! What it does not do: it knows nothing of values, and gives nothing to who waits but the result
+//! of an ordinary read.
 
 mod election;
 mod give_back;
+mod put;
 mod refresh;
 mod token;
 

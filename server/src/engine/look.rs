@@ -30,7 +30,39 @@ pub(super) struct Known {
     pub(super) shared: Option<Duration>,
 }
 
+/// One read of one key.
+pub(super) struct Reading<'a> {
+    pub(super) namespace: &'a Namespace,
+    pub(super) key: &'a Key,
+    pub(super) name: &'a EntryName,
+    pub(super) options: ReadOptions,
+    pub(super) steps: &'a Steps,
+}
+
 impl Engine {
+    /// One look for a key.
+    pub(super) async fn look_once(&self, read: &Reading<'_>) -> Result<Looked> {
+        let Reading {
+            namespace,
+            name,
+            steps,
+            ..
+        } = *read;
+        let Some(shared) = self.shared_for(namespace) else {
+            let found = self.find_locally(namespace, name, steps).await;
+            return Ok(found.map_or_else(Looked::nothing, Looked::local));
+        };
+        let shared_name = shared.name(namespace, read.key);
+        let question = Question {
+            namespace,
+            name,
+            shared_name: &shared_name,
+            begun: shared.coherence.last_change(shared_name.as_bytes()),
+            steps,
+        };
+        self.look(shared, question, None, read.options).await
+    }
+
     /// Looks in both tiers. `local` is what the local tier has, if it was asked already.
     pub(super) async fn look(
         &self,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     BATCH_TURN, Engine, Lease, LeaseRequest, Provenance, Source, available, check_batch,
-    look::Known,
+    look::{Known, Reading},
     shared::{Looked, Question, Shared},
 };
 use crate::{
@@ -30,15 +30,6 @@ pub struct ReadOptions {
     pub require_shared: bool,
     /// On a miss, take part in the election of the one who computes.
     pub lease: Option<LeaseRequest>,
-}
-
-/// One read of one key.
-pub(super) struct Reading<'a> {
-    pub(super) namespace: &'a Namespace,
-    pub(super) key: &'a Key,
-    pub(super) name: &'a EntryName,
-    pub(super) options: ReadOptions,
-    pub(super) steps: &'a Steps,
 }
 
 impl ReadOptions {
@@ -67,10 +58,10 @@ impl ReadOptions {
         match self.lease {
             None => Ok(()),
             Some(_) if self.local_only => Err(Error::invalid(
-                "options.lease: cannot be used with local_only: what is missing here may be in Redis",
+                "options.lease: cannot be used with local_only; what is missing may be in Redis",
             )),
             Some(_) if namespace.policy.raw => Err(Error::invalid(
-                "options.lease: the namespace is raw; other programs would read the lease as a value",
+                "options.lease: the namespace is raw, where a lease would be read as a value",
             )),
             Some(_) => Ok(()),
         }
@@ -155,29 +146,6 @@ impl Engine {
             lease,
             ..self.answer(namespace, looked, begun.elapsed())
         })
-    }
-
-    /// One look for a key.
-    pub(super) async fn look_once(&self, read: &Reading<'_>) -> Result<Looked> {
-        let Reading {
-            namespace,
-            name,
-            steps,
-            ..
-        } = *read;
-        let Some(shared) = self.shared_for(namespace) else {
-            let found = self.find_locally(namespace, name, steps).await;
-            return Ok(found.map_or_else(Looked::nothing, Looked::local));
-        };
-        let shared_name = shared.name(namespace, read.key);
-        let question = Question {
-            namespace,
-            name,
-            shared_name: &shared_name,
-            begun: shared.coherence.last_change(shared_name.as_bytes()),
-            steps,
-        };
-        self.look(shared, question, None, read.options).await
     }
 
     pub(super) async fn find_locally(

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Engine, Outcome, Token, WriteMode,
+    Engine, Outcome, WriteMode,
     shared::{Shared, shared_is_away},
     write::{Done, Put},
 };
@@ -14,7 +14,6 @@ use crate::{
     error::{Error, Kind, Result},
     journal::Deferred,
     record::{Content, Record},
-    stamp::Stamp,
     steps::{Ended, What},
     tier::{
         Condition, Found, Mark, Stored,
@@ -52,13 +51,7 @@ impl Engine {
         let limit = policy.shared_value_max.filter(|_| !policy.raw);
         let too_large = limit.is_some_and(|limit| entry.value.len() as u64 > limit.0);
         if too_large && policy.immutable {
-            shared.coherence.changed(name.as_bytes());
-            let condition = match put.lease {
-                Some(Token::Shared(lease)) => self.use_up(shared, put, (&name, lease)).await?,
-                _ => put.condition,
-            };
-            let mark = shared.mark(policy);
-            return self.put_locally_if(put, mark, condition).await;
+            return self.put_here_only(shared, put, &name).await;
         }
         // Too large for Redis: there it is noted under its stamp, so that others drop what they
         // have and this daemon can verify its copy.
@@ -73,26 +66,14 @@ impl Engine {
                 if put.mode == WriteMode::Shared {
                     return Err(shared_is_away("options.mode: SHARED", ""));
                 }
-                match put.lease {
-                    // Redis has the lease: it alone knows whether it has ended.
-                    Some(Token::Shared(_) | Token::Refresh { .. }) => {
-                        return Err(match lost {
-                            0 => put.refusal(put.condition),
-                            _ => undecided(),
-                        });
-                    }
-                    Some(Token::Local { .. }) | None => {}
-                }
+                put.check_lease_without_redis(lost > 0)?;
                 match self.put_later(shared, put, &name).await? {
                     Some(done) => return Ok(done),
                     // It has come back.
                     None => continue,
                 }
             };
-            if let Some(Token::Local { .. }) = put.lease {
-                // Given while Redis was away: what others did meanwhile nobody knows.
-                return Err(put.refusal(put.condition));
-            }
+            put.check_lease_with_redis()?;
             let stored = self
                 .put_on(shared, &link, put, (&name, &sent), lost > 0)
                 .await;
@@ -210,24 +191,6 @@ impl Engine {
         Ok(done)
     }
 
-    /// Ends the lease of a value that will not be in Redis; what it is put under then.
-    async fn use_up(
-        &self,
-        shared: &Shared,
-        put: &Put<'_>,
-        (name, lease): (&SharedName, Stamp),
-    ) -> Result<Condition> {
-        let Some(link) = shared.coherence.link() else {
-            return Err(put.refusal(put.condition));
-        };
-        let used_up = link.tier().remove_lease(name, lease).await;
-        match shared.noted(&link, used_up) {
-            Ok(true) => Ok(Condition::AbsentOrSame),
-            Ok(false) => Err(put.refusal(put.condition)),
-            Err(_) => Err(undecided()),
-        }
-    }
-
     /// Redis is out of memory: it must not keep the value that this one replaces, and the local
     /// tier keeps this one alone. `None` when the link was lost meanwhile.
     async fn put_beside(
@@ -289,14 +252,7 @@ impl Engine {
         if !shared.coherence.is_detached_for_sure(&gate) {
             return Ok(None);
         }
-        let bound = match put.lease {
-            None => self.stamper.bound(),
-            // What others put since it was given is not older than this value.
-            Some(Token::Local { epoch, bound, .. }) if epoch == shared.coherence.mark().epoch => {
-                bound
-            }
-            Some(_) => return Err(put.refusal(put.condition)),
-        };
+        let bound = self.bound_of(shared, put)?;
         shared.coherence.changed(name.as_bytes());
         let policy = &put.namespace.policy;
         let mark = match policy.immutable {
@@ -381,14 +337,6 @@ impl Engine {
             }
         }
     }
-}
-
-fn undecided() -> Error {
-    Error::new(
-        Kind::Unavailable,
-        "options.lease_token: the connection to Redis was lost in the middle of it, and whether it \
-         was written cannot be told",
-    )
 }
 
 fn unclear() -> Error {

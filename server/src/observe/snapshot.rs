@@ -71,23 +71,8 @@ impl Observer {
                 "cache.wait",
                 "Time waited for the answer to another request's question about the same key.",
             ),
-            (
-                Operation::Lease,
-                "cache.lease.wait",
-                "Time waited for the value that another caller has the lease to compute.",
-            ),
         ] {
-            let mut family = Family::new(name, "s", Kind::Histogram, help);
-            for ((of, tier, ended), distribution) in self.calls.operation_distributions() {
-                if of == operation {
-                    let labels = vec![
-                        (TIER, tier_name(tier).into()),
-                        (OUTCOME, ended.name().into()),
-                    ];
-                    family = family.with(labels, Value::Distribution(Box::new(distribution)));
-                }
-            }
-            families.push(family);
+            families.push(self.of_operation(operation, name, help));
         }
         let mut calls = Family::new(
             "rpc.server.call.duration",
@@ -116,6 +101,20 @@ impl Observer {
             )
             .of_float(self.last_minute().frame.total().hit_ratio()),
         );
+    }
+
+    fn of_operation(&self, operation: Operation, name: &'static str, help: &'static str) -> Family {
+        let mut family = Family::new(name, "s", Kind::Histogram, help);
+        for ((of, tier, ended), distribution) in self.calls.operation_distributions() {
+            if of == operation {
+                let labels = vec![
+                    (TIER, tier_name(tier).into()),
+                    (OUTCOME, ended.name().into()),
+                ];
+                family = family.with(labels, Value::Distribution(Box::new(distribution)));
+            }
+        }
+        family
     }
 
     fn of_namespaces(&self, families: &mut Vec<Family>) {

@@ -12,7 +12,7 @@ use crate::{
     config::TierName,
     engine::{
         Engine, Shared, available,
-        read::Reading,
+        look::Reading,
         shared::{Looked, Question},
     },
     error::Result,

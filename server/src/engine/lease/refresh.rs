@@ -1,12 +1,13 @@
 //! Early refresh: one caller is asked to compute an entry anew while it is still good.
 //!
 //! Who is asked is drawn by XFetch: Vattani, Chierichetti, Lowenstein, "Optimal Probabilistic Cache
-//! Stampede Prevention", VLDB 2015. With a computation that takes `d`, a read at `t` of an entry that
-//! ends at `e` is asked if `t - d * ln(u) >= e` for a random `u`: hardly ever long before the end,
-//! surely at it, and in between seldom by two at once.
+//! Stampede Prevention", VLDB 2015. With a computation that takes `d`, a read at `t` of an entry
+//! that ends at `e` is asked if `t - d * ln(u) >= e` for a random `u`: hardly ever long before the
+//! end, surely at it, and in between seldom by two at once.
 //!
-//! That is chance; so that it is never two at once there is a mark for each version of an entry that
-//! somebody is at: in this process, and in Redis under a key of its own, which ends with the lease.
+//! That is chance; so that it is never two at once there is a mark for each version of an entry
+//! that somebody is at: in this process, and in Redis under a key of its own, which ends with the
+//! lease.
 
 use std::{
     collections::HashMap,
@@ -17,7 +18,7 @@ use std::{
 use super::{Lease, LeaseRequest, Token};
 use crate::{
     clock::Timestamp,
-    engine::{Engine, read::Reading, shared::Looked},
+    engine::{Engine, look::Reading, shared::Looked},
     stamp::Stamp,
     tier::Found,
 };

@@ -40,8 +40,8 @@ pub enum Token {
         /// Good for puts in this epoch only: another one began or ended an outage, and nobody knows
         /// what others did meanwhile.
         epoch: u64,
-        /// What is less is older than the lease: to be removed from Redis at its return. What others
-        /// put since is not.
+        /// What is less is older than the lease: to be removed from Redis at its return. What
+        /// others put since is not.
         bound: Stamp,
     },
     /// The entry is there, and has to be of this version still.

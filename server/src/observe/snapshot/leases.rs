@@ -1,6 +1,6 @@
 //! Figures of leases.
 
-use super::super::Observer;
+use super::super::{Observer, calls::Operation};
 use crate::metrics::{Family, Kind};
 
 impl Observer {
@@ -24,6 +24,8 @@ impl Observer {
             ("cache.leases.crowded", "{request}", Kind::Counter, counts.crowded.get(),
              "Reads that took no part because too many did."),
         ];
+        let help = "Time waited for the value that another caller has the lease to compute.";
+        families.push(self.of_operation(Operation::Lease, "cache.lease.wait", help));
         for (name, unit, kind, value, help) in plain {
             families.push(Family::new(name, unit, kind, help).of(value));
         }

@@ -1,8 +1,9 @@
 //! Leases in Redis: a record without a value in the place of the entry that somebody is computing.
 //!
 //! `SET NX` gives one: in one step it says that nothing is there and that nobody is at it. The
-//! lifetime of the key is the holder's time. Whatever changes the key (a put, an invalidation, `DEL`
-//! by another program) ends the lease with it, and Redis tells everybody of it as of any change.
+//! lifetime of the key is the holder's time. Whatever changes the key (a put, an invalidation,
+//! `DEL` by another program) ends the lease with it, and Redis tells everybody of it as of any
+//! change.
 
 use std::time::Duration;
 

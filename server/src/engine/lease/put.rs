@@ -1,0 +1,90 @@
+//! Putting with a token: what it means while Redis is there and while it is not.
+
+use super::Token;
+use crate::{
+    engine::{
+        Engine, Shared,
+        write::{Done, Put},
+    },
+    error::{Error, Kind, Result},
+    stamp::Stamp,
+    tier::{Condition, shared::SharedName},
+};
+
+impl Put<'_> {
+    /// While Redis is away. What Redis gave it alone decides on; what was `sent` may have been
+    /// carried out.
+    pub(in crate::engine) fn check_lease_without_redis(&self, sent: bool) -> Result<()> {
+        match self.lease {
+            Some(Token::Shared(_) | Token::Refresh { .. }) if sent => Err(undecided()),
+            Some(Token::Shared(_) | Token::Refresh { .. }) => Err(self.refusal(self.condition)),
+            Some(Token::Local { .. }) | None => Ok(()),
+        }
+    }
+
+    /// While Redis is there. What was given while it was away: nobody knows what others did
+    /// meanwhile.
+    pub(in crate::engine) fn check_lease_with_redis(&self) -> Result<()> {
+        match self.lease {
+            Some(Token::Local { .. }) => Err(self.refusal(self.condition)),
+            Some(Token::Shared(_) | Token::Refresh { .. }) | None => Ok(()),
+        }
+    }
+}
+
+impl Engine {
+    /// While Redis is away: what is less than this stamp is older than the value, and is to be
+    /// removed from Redis at its return. An error when the lease is not of this outage.
+    pub(in crate::engine) fn bound_of(&self, shared: &Shared, put: &Put<'_>) -> Result<Stamp> {
+        match put.lease {
+            None => Ok(self.stamper.bound()),
+            // What others put since it was given is not older.
+            Some(Token::Local { epoch, bound, .. }) if epoch == shared.coherence.mark().epoch => {
+                Ok(bound)
+            }
+            Some(_) => Err(put.refusal(put.condition)),
+        }
+    }
+
+    /// The local tier alone, though Redis is shared: the value is too large for it.
+    pub(in crate::engine) async fn put_here_only(
+        &self,
+        shared: &Shared,
+        put: &Put<'_>,
+        name: &SharedName,
+    ) -> Result<Done> {
+        shared.coherence.changed(name.as_bytes());
+        let condition = match put.lease {
+            Some(Token::Shared(lease)) => self.use_up(shared, put, (name, lease)).await?,
+            _ => put.condition,
+        };
+        let mark = shared.mark(&put.namespace.policy);
+        self.put_locally_if(put, mark, condition).await
+    }
+
+    /// Ends the lease of a value that will not be in Redis; what it is put under then.
+    async fn use_up(
+        &self,
+        shared: &Shared,
+        put: &Put<'_>,
+        (name, lease): (&SharedName, Stamp),
+    ) -> Result<Condition> {
+        let Some(link) = shared.coherence.link() else {
+            return Err(put.refusal(put.condition));
+        };
+        let used_up = link.tier().remove_lease(name, lease).await;
+        match shared.noted(&link, used_up) {
+            Ok(true) => Ok(Condition::AbsentOrSame),
+            Ok(false) => Err(put.refusal(put.condition)),
+            Err(_) => Err(undecided()),
+        }
+    }
+}
+
+fn undecided() -> Error {
+    Error::new(
+        Kind::Unavailable,
+        "options.lease_token: the connection to Redis was lost in the middle of it, and whether it \
+         was written cannot be told",
+    )
+}
