@@ -23,7 +23,7 @@
 //! every format version ever released or says `Corrupt`; lengths are checked before anything is
 //! allocated. `server/tests/golden/` keeps records of every released version.
 
-use std::{borrow::Cow, hash::Hasher};
+use std::{borrow::Cow, hash::Hasher, time::Duration};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
@@ -36,8 +36,8 @@ use crate::{
 };
 
 const HEADER_BYTES: usize = 64;
-/// Bytes that tell the version of a record, and whether its value is there: stamp to codec.
-pub const BEGINNING_BYTES: usize = 21;
+/// Bytes that tell the version of a record, whether its value is there and its lifetime.
+pub const BEGINNING_BYTES: usize = 40;
 const CHECKSUM_AT: usize = 56;
 const MAGIC: &[u8; 3] = b"PNR";
 const FORMAT: u8 = 1;
@@ -192,16 +192,37 @@ impl Record {
     }
 }
 
-/// What the first [`BEGINNING_BYTES`] of a record say: its version, and whether it has its value.
-/// `None` when they are not the beginning of a record.
-pub fn beginning(bytes: &[u8]) -> Option<(Stamp, bool)> {
-    let bytes: &[u8; BEGINNING_BYTES] = bytes.try_into().ok()?;
-    let known = bytes[16..19] == *MAGIC && bytes[19] == FORMAT;
-    let stamp = Stamp::from_bytes(bytes[..16].try_into().ok()?);
-    known.then_some((stamp, bytes[20] != Codec::Elsewhere as u8))
+/// What the first [`BEGINNING_BYTES`] of a record say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// Version of the entry.
+    pub stamp: Stamp,
+    /// Whether the value is here.
+    pub has_value: bool,
+    /// How long the entry lives from when it was put.
+    pub lifetime: Duration,
+}
+
+impl Beginning {
+    /// `None` when the bytes are not what a record begins with.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; BEGINNING_BYTES] = bytes.try_into().ok()?;
+        let known = bytes[16..19] == *MAGIC && bytes[19] == FORMAT;
+        let beginning = Self {
+            stamp: Stamp::from_bytes(bytes[..16].try_into().ok()?),
+            has_value: bytes[20] != Codec::Elsewhere as u8,
+            lifetime: time_at(bytes, 32)?.since(time_at(bytes, 24)?),
+        };
+        known.then_some(beginning)
+    }
 }
 
 impl Head {
+    /// How long the entry lives from when it was put.
+    pub fn lifetime(&self) -> Duration {
+        self.expires.since(self.created)
+    }
+
     fn write(&self, bytes: &mut [u8]) {
         bytes[..16].copy_from_slice(self.stamp.as_bytes());
         bytes[16..19].copy_from_slice(MAGIC);
@@ -231,14 +252,10 @@ impl Head {
             _ => return None,
         };
         let size = |at: usize| u32_at(header, at).map(|size| size as usize);
-        let time = |at: usize| {
-            let bytes: [u8; 8] = header.get(at..at + 8)?.try_into().ok()?;
-            Some(Timestamp::from_millis(u64::from_le_bytes(bytes)))
-        };
         let head = Self {
             stamp: Stamp::from_bytes(header[..16].try_into().ok()?),
-            created: time(24)?,
-            expires: time(32)?,
+            created: time_at(header, 24)?,
+            expires: time_at(header, 32)?,
             attribute_bytes: size(40)?,
             stored_bytes: size(44)?,
             value_bytes: size(48)?,
@@ -252,6 +269,11 @@ impl Head {
         };
         (whole && raw && head.value_bytes <= VALUE_BYTES_MAX).then_some(head)
     }
+}
+
+fn time_at(bytes: &[u8], at: usize) -> Option<Timestamp> {
+    let bytes: [u8; 8] = bytes.get(at..at + 8)?.try_into().ok()?;
+    Some(Timestamp::from_millis(u64::from_le_bytes(bytes)))
 }
 
 fn checksum(bytes: &[u8]) -> u64 {

@@ -22,7 +22,7 @@ use crate::{
     metrics::Histogram,
     namespace::Namespace,
     record::Head,
-    stamp::Stamp,
+    stamp::{Stamp, Stamper},
     steps::{Ended, Steps, What},
     tier::{
         Found, Mark,
@@ -38,6 +38,7 @@ pub struct Shared {
     pub(super) coherence: Arc<Coherence>,
     pub(super) journal: Journal,
     pub(super) flights: Flights,
+    stamper: Arc<Stamper>,
     /// How long ago what was served as stale was right for sure.
     staleness: Histogram,
 }
@@ -96,12 +97,18 @@ const LINKS_MAX: usize = 3;
 
 impl Shared {
     /// The shared tier as the engine uses it.
-    pub fn new(config: SharedConfig, coherence: Arc<Coherence>, journal: Journal) -> Self {
+    pub fn new(
+        config: SharedConfig,
+        coherence: Arc<Coherence>,
+        journal: Journal,
+        stamper: Arc<Stamper>,
+    ) -> Self {
         Self {
             config,
             coherence,
             journal,
             flights: Flights::default(),
+            stamper,
             staleness: Histogram::default(),
         }
     }
@@ -273,14 +280,12 @@ impl Shared {
             let stamp = local.record.head().stamp;
             let begun = Instant::now();
             let checked = link.tier().check(name).await;
-            let same = checked.as_ref().map(|it| it.filter(|it| it.stamp == stamp));
+            let of_own = |it: &There| it.record.stamp == stamp;
+            let same = checked.as_ref().map(|it| it.filter(of_own));
             steps.note(What::Verify, TierName::Shared, Ended::lookup(&same), begun);
             match self.noted(link, checked)? {
-                Some(There {
-                    stamp: there,
-                    expires,
-                    ..
-                }) if there == stamp => {
+                Some(there) if of_own(&there) => {
+                    let expires = self.end_there(&there);
                     let verified = Verified {
                         stamp,
                         mark,
@@ -309,7 +314,8 @@ impl Shared {
             Ended::lookup(&fetched),
             begun,
         );
-        let Some(mut found) = self.noted(link, fetched)? else {
+        let fetched = self.noted(link, fetched)?;
+        let Some(mut found) = fetched.and_then(|found| self.alive(name, found)) else {
             return Ok(None);
         };
         found.mark = kept;
@@ -343,8 +349,28 @@ impl Shared {
             return Ok(found.map(|found| found.expires));
         }
         let checked = self.noted(link, link.tier().check(name).await)?;
-        let there = checked.filter(|it| it.has_value || own == Some(it.stamp));
-        Ok(there.map(|it| it.expires))
+        let there = checked.filter(|it| it.record.has_value || own == Some(it.record.stamp));
+        let expires = there.map(|it| self.end_there(&it));
+        Ok(expires.filter(|expires| *expires > self.stamper.now()))
+    }
+
+    fn alive(&self, name: &SharedName, mut found: Found) -> Option<Found> {
+        if !name.is_raw() {
+            let head = found.record.head();
+            found.expires = self.end(&head.stamp, head.lifetime(), found.expires);
+        }
+        (found.expires > self.stamper.now()).then_some(found)
+    }
+
+    /// When an entry ends that ends in Redis at `expires`: its lifetime after it was put at the
+    /// latest. Redis counts from when it carried the put out, which may be long after whoever put
+    /// it has given up on it.
+    pub(super) fn end(&self, stamp: &Stamp, lifetime: Duration, expires: Timestamp) -> Timestamp {
+        expires.min(self.stamper.latest(stamp).after(lifetime))
+    }
+
+    fn end_there(&self, there: &There) -> Timestamp {
+        self.end(&there.record.stamp, there.record.lifetime, there.expires)
     }
 
     /// Looks at what Redis said. All that leaves in doubt what it did, or says that it is not one

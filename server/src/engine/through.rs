@@ -154,7 +154,8 @@ impl Engine {
         };
         match stored.map_err(NotPut::Trouble)? {
             Stored::Kept { head, expires } => {
-                (done.stamp, done.expires) = (head.stamp, expires);
+                done.stamp = head.stamp;
+                done.expires = shared.end(&head.stamp, head.lifetime(), expires);
                 return Ok(done);
             }
             Stored::Refused if !sent_before => return Err(NotPut::Refused),
@@ -171,7 +172,7 @@ impl Engine {
             }
             Stored::Refused => {
                 let there = link.tier().check(name).await.map_err(NotPut::Trouble)?;
-                if there.is_none_or(|there| there.stamp != own) {
+                if there.is_none_or(|there| there.record.stamp != own) {
                     return Err(NotPut::Refused);
                 }
             }
@@ -205,7 +206,7 @@ impl Engine {
         let Ok(there) = there else { return Ok(None) };
         let holds = match (put.condition, &there) {
             (Condition::Always, _) | (Condition::Absent | Condition::AbsentOrSame, None) => true,
-            (Condition::Version(wanted), Some(there)) => there.stamp == wanted,
+            (Condition::Version(wanted), Some(there)) => there.record.stamp == wanted,
             _ => false,
         };
         if !holds {

@@ -73,7 +73,12 @@ impl Attached {
         tasks.spawn(supervise(supervisor, stop.clone()));
         tasks.spawn(remove_wished);
         let standing = coherence.follow();
-        let shared = Shared::new(config.shared.clone(), coherence, journal.clone());
+        let shared = Shared::new(
+            config.shared.clone(),
+            coherence,
+            journal.clone(),
+            Arc::clone(stamper),
+        );
         let own = Self {
             tasks,
             stop,

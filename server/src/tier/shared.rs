@@ -64,7 +64,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::SharedConfig,
     entry::{Attributes, Entry},
-    record::{self, Compression, Record},
+    record::{Beginning, Compression, Record},
     stamp::Stamp,
 };
 
@@ -98,12 +98,10 @@ impl fmt::Debug for SharedTier {
 /// What is there under a name, without its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct There {
-    /// Version of the record.
-    pub stamp: Stamp,
-    /// When its lifetime ends.
+    /// What the record says.
+    pub record: Beginning,
+    /// When its lifetime ends in Redis.
     pub expires: Timestamp,
-    /// Whether the value is there too, or with the daemon that put it.
-    pub has_value: bool,
 }
 
 impl SharedTier {
@@ -180,12 +178,8 @@ impl SharedTier {
             head => bytes_of(head?).ok_or_else(|| unexpected("GETRANGE"))?,
         };
         let expires = end(sent, &left?, name)?;
-        let beginning = record::beginning(&head).zip(expires);
-        Ok(beginning.map(|((stamp, has_value), expires)| There {
-            stamp,
-            expires,
-            has_value,
-        }))
+        let there = Beginning::read(&head).zip(expires);
+        Ok(there.map(|(record, expires)| There { record, expires }))
     }
 
     /// Writes a record for `lifetime`, at least 1 ms and at most the namespace's longest, if the
