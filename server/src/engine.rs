@@ -1,8 +1,9 @@
 //! The engine: the only place that knows which tier is asked when.
 //!
 //! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
-//! a shared tier; `shared` what a local copy is worth then; `outage` what is done for Redis's
-//! return. With no shared tier the local one is the whole cache (P25).
+//! a shared tier; `shared` what a local copy is worth then; `tags` what an entry with tags is
+//! worth; `outage` what is done for Redis's return. With no shared tier the local one is the whole
+//! cache (P25).
 
 mod flight;
 mod invalidate;
@@ -10,6 +11,7 @@ mod look;
 mod outage;
 mod read;
 mod shared;
+mod tags;
 mod through;
 mod watch;
 mod wish;

@@ -7,7 +7,8 @@
 //!     19     1  format version, 1
 //!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame,
 //!               3 not here: whoever put the entry has it, this only says that it exists
-//!     21     3  reserved, zero
+//!     21     1  1 when generations of tags follow the attributes, else 0
+//!     22     2  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
 //!     32     8  lifetime ends at, ms since the Unix epoch
 //!     40     4  A: bytes of attributes
@@ -15,13 +16,16 @@
 //!     48     4  bytes of the value as put
 //!     52     4  reserved, zero
 //!     56     8  XXH3-64 over bytes 0..56 and 64..end, seed 0
-//!     64     A  attributes: content type, count, pairs, count, tags; each text u32 length + UTF-8
+//!     64     A  attributes: content type, count, pairs, count, tags; each text u32 length + UTF-8;
+//!               then 16 bytes for each tag, its generation
 //!   64+A     …  value as stored
 //! ```
 //!
 //! Invariants: a record that decodes is bit for bit what was encoded (checksum); a decoder reads
 //! every format version ever released or says `Corrupt`; lengths are checked before anything is
 //! allocated. `server/tests/golden/` keeps records of every released version.
+
+mod attributes;
 
 use std::{borrow::Cow, hash::Hasher, time::Duration};
 
@@ -79,6 +83,8 @@ pub struct Head {
     pub expires: Timestamp,
     /// Size of the value as put, in bytes.
     pub value_bytes: usize,
+    /// Whether it has tags, and so lives only as long as none of them is invalidated.
+    pub is_tagged: bool,
     codec: Codec,
     attribute_bytes: usize,
     stored_bytes: usize,
@@ -92,12 +98,24 @@ pub struct Record {
 }
 
 impl Record {
-    /// Encodes an entry. `Invalid` when the value is larger than [`VALUE_BYTES_MAX`].
+    /// Encodes an entry whose tags, if it has any, mean nothing. `Invalid` when the value is larger
+    /// than [`VALUE_BYTES_MAX`].
     pub fn encode(
         entry: &Entry,
         stamp: Stamp,
         created: Timestamp,
         expires: Timestamp,
+        compression: Compression,
+    ) -> Result<Self> {
+        Self::encode_tagged(entry, &[], stamp, (created, expires), compression)
+    }
+
+    /// The same with the generation of each tag, in their order.
+    pub fn encode_tagged(
+        entry: &Entry,
+        generations: &[Stamp],
+        stamp: Stamp,
+        (created, expires): (Timestamp, Timestamp),
         compression: Compression,
     ) -> Result<Self> {
         if entry.value.len() > VALUE_BYTES_MAX {
@@ -109,12 +127,13 @@ impl Record {
         let (codec, stored) = compress(&entry.value, compression);
         let mut bytes = Vec::with_capacity(HEADER_BYTES + stored.len() + 64);
         bytes.resize(HEADER_BYTES, 0);
-        encode_attributes(&mut bytes, &entry.attributes);
+        attributes::encode(&mut bytes, &entry.attributes, generations);
         let head = Head {
             stamp,
             created,
             expires,
             value_bytes: entry.value.len(),
+            is_tagged: !generations.is_empty(),
             codec,
             attribute_bytes: bytes.len() - HEADER_BYTES,
             stored_bytes: stored.len(),
@@ -151,6 +170,7 @@ impl Record {
     pub fn without_value(&self) -> Self {
         let head = Head {
             codec: Codec::Elsewhere,
+            is_tagged: false,
             attribute_bytes: 0,
             stored_bytes: 0,
             ..self.head
@@ -183,12 +203,27 @@ impl Record {
     /// The entry. An uncompressed value shares the record's memory. `Corrupt` when a part does not
     /// decode, which the checksum makes all but impossible.
     pub fn entry(&self) -> Result<Entry> {
-        let value_at = HEADER_BYTES + self.head.attribute_bytes;
-        let attributes = decode_attributes(&self.bytes[HEADER_BYTES..value_at])
-            .ok_or_else(|| corrupt("attributes do not decode"))?;
-        let stored = self.bytes.slice(value_at..);
+        let (attributes, _) = self.attributes()?;
+        let stored = self.bytes.slice(self.value_at()..);
         let value = decompress(stored, self.head.codec, self.head.value_bytes)?;
         Ok(Entry { value, attributes })
+    }
+
+    /// Its tags with the generation of each when it was put. `Corrupt` as [`Record::entry`].
+    pub fn tags(&self) -> Result<Vec<(String, Stamp)>> {
+        let (attributes, generations) = self.attributes()?;
+        let (_, _, tags) = attributes.into_parts();
+        Ok(tags.into_iter().zip(generations).collect())
+    }
+
+    fn value_at(&self) -> usize {
+        HEADER_BYTES + self.head.attribute_bytes
+    }
+
+    fn attributes(&self) -> Result<(Attributes, Vec<Stamp>)> {
+        let bytes = &self.bytes[HEADER_BYTES..self.value_at()];
+        attributes::decode(bytes, self.head.is_tagged)
+            .ok_or_else(|| corrupt("attributes do not decode"))
     }
 }
 
@@ -199,6 +234,8 @@ pub struct Beginning {
     pub stamp: Stamp,
     /// Whether the value is here.
     pub has_value: bool,
+    /// As in [`Head`].
+    pub is_tagged: bool,
     /// How long the entry lives from when it was put.
     pub lifetime: Duration,
 }
@@ -211,6 +248,7 @@ impl Beginning {
         let beginning = Self {
             stamp: Stamp::from_bytes(bytes[..16].try_into().ok()?),
             has_value: bytes[20] != Codec::Elsewhere as u8,
+            is_tagged: bytes[21] != 0,
             lifetime: time_at(bytes, 32)?.since(time_at(bytes, 24)?),
         };
         known.then_some(beginning)
@@ -228,6 +266,7 @@ impl Head {
         bytes[16..19].copy_from_slice(MAGIC);
         bytes[19] = FORMAT;
         bytes[20] = self.codec as u8;
+        bytes[21] = u8::from(self.is_tagged);
         bytes[24..32].copy_from_slice(&self.created.as_millis().to_le_bytes());
         bytes[32..40].copy_from_slice(&self.expires.as_millis().to_le_bytes());
         bytes[40..44].copy_from_slice(&length(self.attribute_bytes));
@@ -239,7 +278,8 @@ impl Head {
         let header = bytes.get(..HEADER_BYTES)?;
         let known = &header[16..19] == MAGIC
             && header[19] == FORMAT
-            && header[21..24] == [0; 3]
+            && header[21] <= 1
+            && header[22..24] == [0; 2]
             && header[52..56] == [0; 4];
         if !known {
             return None;
@@ -259,6 +299,7 @@ impl Head {
             attribute_bytes: size(40)?,
             stored_bytes: size(44)?,
             value_bytes: size(48)?,
+            is_tagged: header[21] == 1,
             codec,
         };
         let whole = HEADER_BYTES + head.attribute_bytes + head.stored_bytes == bytes.len();
@@ -315,57 +356,6 @@ fn decompress(stored: Bytes, codec: Codec, value_bytes: usize) -> Result<Bytes> 
         return Err(corrupt("value has another size than the record says"));
     }
     Ok(value.into())
-}
-
-fn encode_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
-    if attributes.is_empty() {
-        return;
-    }
-    let text = |out: &mut Vec<u8>, text: &str| {
-        out.extend_from_slice(&length(text.len()));
-        out.extend_from_slice(text.as_bytes());
-    };
-    text(out, attributes.content_type());
-    out.extend_from_slice(&length(attributes.metadata().len()));
-    for (key, value) in attributes.metadata() {
-        text(out, key);
-        text(out, value);
-    }
-    out.extend_from_slice(&length(attributes.tags().len()));
-    for tag in attributes.tags() {
-        text(out, tag);
-    }
-}
-
-fn decode_attributes(bytes: &[u8]) -> Option<Attributes> {
-    if bytes.is_empty() {
-        return Some(Attributes::default());
-    }
-    let mut rest = bytes;
-    let content_type = take_text(&mut rest)?;
-    let mut metadata = Vec::new();
-    for _ in 0..take_u32(&mut rest)? {
-        metadata.push((take_text(&mut rest)?, take_text(&mut rest)?));
-    }
-    let mut tags = Vec::new();
-    for _ in 0..take_u32(&mut rest)? {
-        tags.push(take_text(&mut rest)?);
-    }
-    rest.is_empty()
-        .then(|| Attributes::from_record(content_type, metadata, tags))
-}
-
-fn take_u32(rest: &mut &[u8]) -> Option<u32> {
-    let (head, tail) = rest.split_at_checked(4)?;
-    *rest = tail;
-    u32_at(head, 0)
-}
-
-fn take_text(rest: &mut &[u8]) -> Option<String> {
-    let length = take_u32(rest)? as usize;
-    let (text, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    String::from_utf8(text.to_vec()).ok()
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

@@ -335,23 +335,24 @@ impl Shared {
         Ok(Some((found, Source::Shared)))
     }
 
-    /// Whether an entry is there, and until when, asking Redis for a few bytes only. `own` is the
-    /// version of the local copy: where Redis has a version without its value, only that counts.
+    /// Whether an entry is there, until when, and whether it has tags, asking Redis for a few bytes
+    /// only. `own` is the version of the local copy: where Redis has a version without its value,
+    /// only that counts.
     pub(super) async fn exists(
         &self,
         link: &Link,
         question: &Question<'_>,
         own: Option<Stamp>,
-    ) -> Result<Option<Timestamp>, SharedError> {
+    ) -> Result<Option<(Timestamp, bool)>, SharedError> {
         let name = question.shared_name;
         if name.is_raw() {
             let found = self.noted(link, link.tier().get(name).await)?;
-            return Ok(found.map(|found| found.expires));
+            return Ok(found.map(|found| (found.expires, false)));
         }
         let checked = self.noted(link, link.tier().check(name).await)?;
         let there = checked.filter(|it| it.record.has_value || own == Some(it.record.stamp));
-        let expires = there.map(|it| self.end_there(&it));
-        Ok(expires.filter(|expires| *expires > self.stamper.now()))
+        let there = there.map(|it| (self.end_there(&it), it.record.is_tagged));
+        Ok(there.filter(|(expires, _)| *expires > self.stamper.now()))
     }
 
     fn alive(&self, name: &SharedName, mut found: Found) -> Option<Found> {

@@ -262,15 +262,8 @@ impl Engine {
         {
             return done.map(Some);
         }
-        let namespace = put.namespace.name.as_str().to_owned();
-        let key = put.key.as_str().to_owned();
-        let deferred = match policy.immutable {
-            true => Deferred::Publish { namespace, key },
-            false => Deferred::Remove {
-                namespace,
-                key,
-                stamp: self.stamper.bound(),
-            },
+        let Some(deferred) = self.later(put) else {
+            return done.map(Some);
         };
         let begun = Instant::now();
         let noted = shared.defer(put.namespace, &[deferred]).await;
@@ -294,6 +287,27 @@ impl Engine {
             }
         };
         Ok(Some(done))
+    }
+
+    /// What is to be done for a put when Redis is back; `None` for a tag that was made for entries
+    /// of this outage: they end with it, and those that have the tag in Redis are not meant.
+    fn later(&self, put: &Put<'_>) -> Option<Deferred> {
+        let namespace = put.namespace.name.as_str().to_owned();
+        let key = put.key.as_str().to_owned();
+        let tagged = put.namespace.name.tagged();
+        // Its entries are published, so their tags have to be.
+        let publishes = match tagged.map(|tagged| self.namespaces.get(tagged)) {
+            Some(tagged) => tagged.is_ok_and(|it| it.policy.immutable),
+            None => put.namespace.policy.immutable,
+        };
+        if publishes {
+            return Some(Deferred::Publish { namespace, key });
+        }
+        tagged.is_none().then(|| Deferred::Remove {
+            namespace,
+            key,
+            stamp: self.stamper.bound(),
+        })
     }
 
     /// Keeps a local copy of what Redis has, or would have. A local tier that cannot is no fault.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Outcome, Provenance, Source, check_batch};
+use super::{Engine, Outcome, Provenance, ReadOptions, Source, check_batch};
 use crate::{
     clock::Timestamp,
     config::{Policy, TierName},
@@ -157,12 +157,15 @@ impl Engine {
         let created = self.now();
         let lifetime = lifetime(policy, options.ttl);
         let expires = created.after(lifetime);
+        let tags = self.generations(namespace, entry.attributes.tags(), expires);
+        let tags = tags.await?;
         let stamp = self.stamper.next();
+        let times = (created, expires);
         let put = Put {
             name: EntryName::new(&namespace.name, &key),
             namespace,
             key: &key,
-            record: Record::encode(&entry, stamp, created, expires, policy.compression)?,
+            record: Record::encode_tagged(&entry, &tags, stamp, times, policy.compression)?,
             expires,
             condition: match options.condition {
                 Condition::Always if policy.immutable => Condition::AbsentOrSame,
@@ -171,18 +174,14 @@ impl Engine {
             mode: options.mode,
             steps,
         };
-        let done = match self.shared_for(namespace) {
-            Some(shared) if options.mode != WriteMode::Local => {
-                Box::pin(self.put_through(shared, &put, &entry)).await?
-            }
-            Some(shared) => {
-                let name = shared.name(namespace, &key);
-                // An older value that is on its way from Redis must not replace this one.
-                shared.coherence.changed(name.as_bytes());
-                self.put_locally(&put, shared.mark(policy)).await?
-            }
-            None => self.put_locally(&put, Mark::default()).await?,
-        };
+        if matches!(put.condition, Condition::Version(_)) && !self.is_there(&put).await? {
+            return Err(refusal(put.condition));
+        }
+        let mut done = self.store(&put, &entry).await;
+        if self.is_in_the_way(&put, &done).await? {
+            done = self.store(&put, &entry).await;
+        }
+        let done = done?;
         if !namespace.uses_local() {
             self.local.changes().changed(&put.name);
         }
@@ -204,6 +203,47 @@ impl Engine {
                 ..self.provenance(namespace)
             },
         })
+    }
+
+    /// To the tiers it is for.
+    pub(super) async fn store(&self, put: &Put<'_>, entry: &Entry) -> Result<Done> {
+        match self.shared_for(put.namespace) {
+            Some(shared) if put.mode != WriteMode::Local => {
+                Box::pin(self.put_through(shared, put, entry)).await
+            }
+            Some(shared) => {
+                let name = shared.name(put.namespace, put.key);
+                // An older value that is on its way from Redis must not replace this one.
+                shared.coherence.changed(name.as_bytes());
+                self.put_locally(put, shared.mark(&put.namespace.policy))
+                    .await
+            }
+            None => self.put_locally(put, Mark::default()).await,
+        }
+    }
+
+    /// Whether what a put was refused for, or was kept in its place, has gone with its tags; it is
+    /// removed then.
+    async fn is_in_the_way(&self, put: &Put<'_>, done: &Result<Done>) -> Result<bool> {
+        let possible = match (put.condition, done) {
+            (Condition::Absent | Condition::AbsentOrSame, Err(error)) => {
+                error.kind() == Kind::Exists
+            }
+            (Condition::AbsentOrSame, Ok(done)) => done.stamp != put.record.head().stamp,
+            _ => false,
+        };
+        if !possible || put.namespace.tags.is_none() {
+            return Ok(false);
+        }
+        Ok(!self.is_there(put).await?)
+    }
+
+    /// Whether there is an entry whose tags are in force.
+    async fn is_there(&self, put: &Put<'_>) -> Result<bool> {
+        let key = put.key.as_str().to_owned();
+        let options = ReadOptions::default();
+        let there = self.exists_in(put.namespace, key, options, put.steps);
+        Ok(Box::pin(there).await?.remaining.is_some())
     }
 
     /// The local tier alone, which decides the condition.
