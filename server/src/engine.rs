@@ -1,9 +1,9 @@
 //! The engine: the only place that knows which tier is asked when.
 //!
 //! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
-//! a shared tier; `shared` what a local copy is worth then; `lease` who computes what is missing;
-//! `outage` what is done for Redis's return. With no shared tier the local one is the whole cache
-//! (P25).
+//! a shared tier; `shared` what a local copy is worth then; `tags` what an entry with tags is
+//! worth; `lease` who computes what is missing; `outage` what is done for Redis's return. With no
+//! shared tier the local one is the whole cache (P25).
 
 mod flight;
 mod invalidate;
@@ -12,6 +12,7 @@ mod look;
 mod outage;
 mod read;
 mod shared;
+mod tags;
 mod through;
 mod watch;
 mod wish;
@@ -19,7 +20,7 @@ mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use self::lease::Leases;
+use self::lease::{Leases, check_token, lease_has_ended};
 pub use self::{
     invalidate::{Invalidated, Target},
     lease::{GiveBack, Lease, LeaseRequest, Token, give_back},

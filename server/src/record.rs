@@ -8,7 +8,8 @@
 //!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame,
 //!               3 not here: whoever put the entry has it, this only says that it exists,
 //!               4 none: no entry, only the lease of one; somebody is computing the value
-//!     21     3  reserved, zero
+//!     21     1  1 when generations of tags follow the attributes, else 0
+//!     22     2  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
 //!     32     8  lifetime ends at, ms since the Unix epoch
 //!     40     4  A: bytes of attributes
@@ -16,7 +17,8 @@
 //!     48     4  bytes of the value as put
 //!     52     4  reserved, zero
 //!     56     8  XXH3-64 over bytes 0..56 and 64..end, seed 0
-//!     64     A  attributes: content type, count, pairs, count, tags; each text u32 length + UTF-8
+//!     64     A  attributes: content type, count, pairs, count, tags; each text u32 length + UTF-8;
+//!               then 16 bytes for each tag, its generation
 //!   64+A     …  value as stored
 //! ```
 //!
@@ -25,23 +27,24 @@
 //! allocated. `server/tests/golden/` keeps records of every released version.
 
 mod attributes;
+mod beginning;
 
-use std::{borrow::Cow, hash::Hasher};
+use std::{borrow::Cow, hash::Hasher, time::Duration};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
-use self::attributes::{decode_attributes, encode_attributes};
+pub use self::beginning::{Beginning, Content, is_lease};
 use crate::{
     clock::Timestamp,
-    entry::Entry,
+    entry::{Attributes, Entry},
     error::{Error, Kind, Result},
     stamp::Stamp,
 };
 
 const HEADER_BYTES: usize = 64;
-/// Bytes that tell the version of a record, and whether its value is there: stamp to codec.
-pub const BEGINNING_BYTES: usize = 21;
+/// Bytes that tell the version of a record, whether its value is there and its lifetime.
+pub const BEGINNING_BYTES: usize = 40;
 /// Bytes of a lease.
 pub const LEASE_BYTES: usize = HEADER_BYTES;
 const CHECKSUM_AT: usize = 56;
@@ -73,17 +76,6 @@ enum Codec {
     Zstd = 2,
     Elsewhere = 3,
     Lease = 4,
-}
-
-/// What a record has in the place of a value.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Content {
-    /// The value.
-    Value,
-    /// Nothing: whoever put the entry has it.
-    Elsewhere,
-    /// Nothing: there is no entry yet, somebody is computing it. To readers it is a miss.
-    Lease,
 }
 
 impl Codec {
@@ -118,6 +110,8 @@ pub struct Head {
     pub expires: Timestamp,
     /// Size of the value as put, in bytes.
     pub value_bytes: usize,
+    /// Whether it has tags, and so lives only as long as none of them is invalidated.
+    pub is_tagged: bool,
     codec: Codec,
     attribute_bytes: usize,
     stored_bytes: usize,
@@ -131,12 +125,24 @@ pub struct Record {
 }
 
 impl Record {
-    /// Encodes an entry. `Invalid` when the value is larger than [`VALUE_BYTES_MAX`].
+    /// Encodes an entry whose tags, if it has any, mean nothing. `Invalid` when the value is larger
+    /// than [`VALUE_BYTES_MAX`].
     pub fn encode(
         entry: &Entry,
         stamp: Stamp,
         created: Timestamp,
         expires: Timestamp,
+        compression: Compression,
+    ) -> Result<Self> {
+        Self::encode_tagged(entry, &[], stamp, (created, expires), compression)
+    }
+
+    /// The same with the generation of each tag, in their order.
+    pub fn encode_tagged(
+        entry: &Entry,
+        generations: &[Stamp],
+        stamp: Stamp,
+        (created, expires): (Timestamp, Timestamp),
         compression: Compression,
     ) -> Result<Self> {
         if entry.value.len() > VALUE_BYTES_MAX {
@@ -148,12 +154,13 @@ impl Record {
         let (codec, stored) = compress(&entry.value, compression);
         let mut bytes = Vec::with_capacity(HEADER_BYTES + stored.len() + 64);
         bytes.resize(HEADER_BYTES, 0);
-        encode_attributes(&mut bytes, &entry.attributes);
+        attributes::encode(&mut bytes, &entry.attributes, generations);
         let head = Head {
             stamp,
             created,
             expires,
             value_bytes: entry.value.len(),
+            is_tagged: !generations.is_empty(),
             codec,
             attribute_bytes: bytes.len() - HEADER_BYTES,
             stored_bytes: stored.len(),
@@ -190,6 +197,7 @@ impl Record {
     pub fn without_value(&self) -> Self {
         Self::of_head(Head {
             codec: Codec::Elsewhere,
+            is_tagged: false,
             attribute_bytes: 0,
             stored_bytes: 0,
             ..self.head
@@ -203,6 +211,7 @@ impl Record {
             created,
             expires,
             value_bytes: 0,
+            is_tagged: false,
             codec: Codec::Lease,
             attribute_bytes: 0,
             stored_bytes: 0,
@@ -238,29 +247,28 @@ impl Record {
     /// The entry. An uncompressed value shares the record's memory. `Corrupt` when a part does not
     /// decode, which the checksum makes all but impossible.
     pub fn entry(&self) -> Result<Entry> {
-        let value_at = HEADER_BYTES + self.head.attribute_bytes;
-        let attributes = decode_attributes(&self.bytes[HEADER_BYTES..value_at])
-            .ok_or_else(|| corrupt("attributes do not decode"))?;
-        let stored = self.bytes.slice(value_at..);
+        let (attributes, _) = self.attributes()?;
+        let stored = self.bytes.slice(self.value_at()..);
         let value = decompress(stored, self.head.codec, self.head.value_bytes)?;
         Ok(Entry { value, attributes })
     }
-}
 
-/// What the first [`BEGINNING_BYTES`] of a record say: its version, and what it has for a value.
-/// `None` when they are not the beginning of a record.
-pub fn beginning(bytes: &[u8]) -> Option<(Stamp, Content)> {
-    let bytes: &[u8; BEGINNING_BYTES] = bytes.try_into().ok()?;
-    let known = bytes[16..19] == *MAGIC && bytes[19] == FORMAT;
-    let stamp = Stamp::from_bytes(bytes[..16].try_into().ok()?);
-    let codec = Codec::of(bytes[20]).filter(|_| known)?;
-    Some((stamp, codec.content()))
-}
+    /// Its tags with the generation of each when it was put. `Corrupt` as [`Record::entry`].
+    pub fn tags(&self) -> Result<Vec<(String, Stamp)>> {
+        let (attributes, generations) = self.attributes()?;
+        let (_, _, tags) = attributes.into_parts();
+        Ok(tags.into_iter().zip(generations).collect())
+    }
 
-/// Whether these bytes begin as a lease does.
-pub fn is_lease(bytes: &[u8]) -> bool {
-    let begin = bytes.get(..BEGINNING_BYTES).and_then(beginning);
-    begin.is_some_and(|(_, content)| content == Content::Lease)
+    fn value_at(&self) -> usize {
+        HEADER_BYTES + self.head.attribute_bytes
+    }
+
+    fn attributes(&self) -> Result<(Attributes, Vec<Stamp>)> {
+        let bytes = &self.bytes[HEADER_BYTES..self.value_at()];
+        attributes::decode(bytes, self.head.is_tagged)
+            .ok_or_else(|| corrupt("attributes do not decode"))
+    }
 }
 
 impl Head {
@@ -269,11 +277,17 @@ impl Head {
         self.codec.content()
     }
 
+    /// How long the entry lives from when it was put.
+    pub fn lifetime(&self) -> Duration {
+        self.expires.since(self.created)
+    }
+
     fn write(&self, bytes: &mut [u8]) {
         bytes[..16].copy_from_slice(self.stamp.as_bytes());
         bytes[16..19].copy_from_slice(MAGIC);
         bytes[19] = FORMAT;
         bytes[20] = self.codec as u8;
+        bytes[21] = u8::from(self.is_tagged);
         bytes[24..32].copy_from_slice(&self.created.as_millis().to_le_bytes());
         bytes[32..40].copy_from_slice(&self.expires.as_millis().to_le_bytes());
         bytes[40..44].copy_from_slice(&length(self.attribute_bytes));
@@ -285,37 +299,38 @@ impl Head {
         let header = bytes.get(..HEADER_BYTES)?;
         let known = &header[16..19] == MAGIC
             && header[19] == FORMAT
-            && header[21..24] == [0; 3]
+            && header[21] <= 1
+            && header[22..24] == [0; 2]
             && header[52..56] == [0; 4];
         if !known {
             return None;
         }
         let codec = Codec::of(header[20])?;
         let size = |at: usize| u32_at(header, at).map(|size| size as usize);
-        let time = |at: usize| {
-            let bytes: [u8; 8] = header.get(at..at + 8)?.try_into().ok()?;
-            Some(Timestamp::from_millis(u64::from_le_bytes(bytes)))
-        };
         let head = Self {
             stamp: Stamp::from_bytes(header[..16].try_into().ok()?),
-            created: time(24)?,
-            expires: time(32)?,
+            created: time_at(header, 24)?,
+            expires: time_at(header, 32)?,
             attribute_bytes: size(40)?,
             stored_bytes: size(44)?,
             value_bytes: size(48)?,
+            is_tagged: header[21] == 1,
             codec,
         };
         let whole = HEADER_BYTES + head.attribute_bytes + head.stored_bytes == bytes.len();
         let raw = match codec {
             Codec::Raw => head.stored_bytes == head.value_bytes,
             Codec::Elsewhere => head.stored_bytes == 0 && head.attribute_bytes == 0,
-            Codec::Lease => {
-                (head.stored_bytes, head.attribute_bytes, head.value_bytes) == (0, 0, 0)
-            }
+            Codec::Lease => bytes.len() == LEASE_BYTES && head.value_bytes == 0,
             Codec::Lz4 | Codec::Zstd => true,
         };
         (whole && raw && head.value_bytes <= VALUE_BYTES_MAX).then_some(head)
     }
+}
+
+fn time_at(bytes: &[u8], at: usize) -> Option<Timestamp> {
+    let bytes: [u8; 8] = bytes.get(at..at + 8)?.try_into().ok()?;
+    Some(Timestamp::from_millis(u64::from_le_bytes(bytes)))
 }
 
 fn checksum(bytes: &[u8]) -> u64 {

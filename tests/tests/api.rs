@@ -708,9 +708,7 @@ async fn what_this_version_does_not_serve_says_so() {
         ..ReadOptions::default()
     };
     let none = tokio_stream::empty::<WriteRequest>();
-    let tag = request::invalidate("n", Target::Tag("t".into()));
     let statuses = [
-        ("tag", stub.invalidate(tag).await.err()),
         ("Read", stub.read(ReadRequest::default()).await.err()),
         ("Write", stub.write(none).await.err()),
     ];

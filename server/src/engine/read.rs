@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+
 use super::{
     BATCH_TURN, Engine, Lease, LeaseRequest, Provenance, Source, available, check_batch,
-    look::{Known, Reading},
+    look::{Known, Reading, Share},
     shared::{Looked, Question, Shared},
 };
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     key::{EntryName, Key},
     namespace::Namespace,
     stamp::Stamp,
-    steps::{Ended, Step, Steps, What},
+    steps::{Ended, Steps, What},
     tier::{Found, Tier},
 };
 
@@ -148,6 +150,29 @@ impl Engine {
         })
     }
 
+    /// What the tiers have under a key, whatever has become of its tags.
+    pub(super) async fn look_in(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        name: &EntryName,
+        (options, steps): (ReadOptions, &Steps),
+    ) -> Result<Looked> {
+        let Some(shared) = self.shared_for(namespace) else {
+            let found = self.find_locally(namespace, name, steps).await;
+            return Ok(found.map_or_else(Looked::nothing, Looked::local));
+        };
+        let shared_name = shared.name(namespace, key);
+        let question = Question {
+            namespace,
+            name,
+            shared_name: &shared_name,
+            begun: shared.coherence.last_change(shared_name.as_bytes()),
+            steps,
+        };
+        self.look(shared, question, None, options).await
+    }
+
     pub(super) async fn find_locally(
         &self,
         namespace: &Namespace,
@@ -219,6 +244,11 @@ impl Engine {
                     .await
             }
         };
+        let judged = keys.iter().flatten().zip(looked);
+        let judged = judged.map(|(key, looked)| async move {
+            self.live(namespace, key, looked?, (options, steps)).await
+        });
+        let looked = join_all(judged).await;
         let lookup = begun.elapsed();
         let mut looked = looked.into_iter();
         for key in keys {
@@ -259,7 +289,7 @@ impl Engine {
         Self::counted(&namespace, result)
     }
 
-    async fn exists_in(
+    pub(super) async fn exists_in(
         &self,
         namespace: &Namespace,
         key: String,
@@ -280,8 +310,9 @@ impl Engine {
             }
             false => None,
         };
-        let known = match self.shared_for(namespace) {
+        let mut known = match self.shared_for(namespace) {
             None => Known {
+                is_tagged: head.is_some_and(|(head, ..)| head.is_tagged),
                 created: head.map(|(head, ..)| head.created),
                 expires: head.map(|(_, expires, _)| expires),
                 source: head.map_or(Source::None, |_| Source::Local),
@@ -299,6 +330,13 @@ impl Engine {
                 self.known(shared, &question, head, options).await?
             }
         };
+        if known.is_tagged {
+            // Its tags stand in the entry.
+            let how = (options, steps);
+            let looked = self.look_in(namespace, &key, &name, how).await?;
+            let looked = self.live(namespace, &key, looked, how).await?;
+            known = Known::of(&looked);
+        }
         let now = self.now();
         let live = known.expires.filter(|expires| now < *expires);
         Ok(Existence {
@@ -338,41 +376,6 @@ impl Engine {
             provenance,
             lease: None,
         }
-    }
-}
-
-/// The part of one item in a call of the local tier for many.
-#[derive(Clone, Copy)]
-pub(super) struct Share {
-    begun: Instant,
-    took: Duration,
-    of_one: Duration,
-}
-
-impl Share {
-    fn new(begun: Instant, items: usize) -> Self {
-        let took = begun.elapsed();
-        let items = u32::try_from(items).unwrap_or(u32::MAX).max(1);
-        let of_one = took / items;
-        Self {
-            begun,
-            took,
-            of_one,
-        }
-    }
-
-    /// Notes that so many of them ended so.
-    pub(super) fn note(self, steps: &Steps, ended: Ended, items: usize) {
-        let items = u32::try_from(items).unwrap_or(u32::MAX);
-        steps.add_items(Step {
-            what: What::Lookup,
-            tier: TierName::Local,
-            ended,
-            begun: self.begun,
-            took: self.took,
-            items,
-            spent: self.of_one * items,
-        });
     }
 }
 

@@ -1,6 +1,8 @@
 //! The engine's side of the shared tier: whether a local copy counts, what Redis says, and what is
 //! made of Redis not answering. A fault of Redis is never a fault of a request (P11).
 
+mod life;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -21,8 +23,8 @@ use crate::{
     key::{EntryName, Key},
     metrics::Histogram,
     namespace::Namespace,
-    record::{Content, Head},
-    stamp::Stamp,
+    record::Head,
+    stamp::Stamper,
     steps::{Ended, Steps, What},
     tier::{
         Found, Mark,
@@ -39,6 +41,7 @@ pub struct Shared {
     pub(super) journal: Journal,
     pub(super) flights: Flights,
     pub(super) give_back: GiveBack,
+    stamper: Arc<Stamper>,
     /// How long ago what was served as stale was right for sure.
     staleness: Histogram,
 }
@@ -102,6 +105,7 @@ impl Shared {
         coherence: Arc<Coherence>,
         journal: Journal,
         give_back: GiveBack,
+        stamper: Arc<Stamper>,
     ) -> Self {
         Self {
             config,
@@ -109,6 +113,7 @@ impl Shared {
             journal,
             flights: Flights::default(),
             give_back,
+            stamper,
             staleness: Histogram::default(),
         }
     }
@@ -290,14 +295,12 @@ impl Shared {
             let stamp = local.record.head().stamp;
             let begun = Instant::now();
             let checked = link.tier().check(name).await;
-            let same = checked.as_ref().map(|it| it.filter(|it| it.stamp == stamp));
+            let of_own = |it: &There| it.record.stamp == stamp;
+            let same = checked.as_ref().map(|it| it.filter(of_own));
             steps.note(What::Verify, TierName::Shared, Ended::lookup(&same), begun);
             match self.noted(link, checked)? {
-                Some(There {
-                    stamp: there,
-                    expires,
-                    ..
-                }) if there == stamp => {
+                Some(there) if of_own(&there) => {
+                    let expires = self.end_there(&there);
                     let verified = Verified {
                         stamp,
                         mark,
@@ -326,7 +329,8 @@ impl Shared {
             Ended::lookup(&fetched),
             begun,
         );
-        let Some(mut found) = self.noted(link, fetched)? else {
+        let fetched = self.noted(link, fetched)?;
+        let Some(mut found) = fetched.and_then(|found| self.alive(name, found)) else {
             return Ok(None);
         };
         found.mark = kept;
@@ -344,24 +348,6 @@ impl Shared {
             }
         }
         Ok(Some((found, Source::Shared)))
-    }
-
-    /// Whether an entry is there, and until when, asking Redis for a few bytes only. `own` is the
-    /// version of the local copy: where Redis has a version without its value, only that counts.
-    pub(super) async fn exists(
-        &self,
-        link: &Link,
-        question: &Question<'_>,
-        own: Option<Stamp>,
-    ) -> Result<Option<Timestamp>, SharedError> {
-        let name = question.shared_name;
-        if name.is_raw() {
-            let found = self.noted(link, link.tier().get(name).await)?;
-            return Ok(found.map(|found| found.expires));
-        }
-        let checked = self.noted(link, link.tier().check(name).await)?;
-        let there = checked.filter(|it| it.content == Content::Value || own == Some(it.stamp));
-        Ok(there.map(|it| it.expires))
     }
 
     /// Looks at what Redis said. All that leaves in doubt what it did, or says that it is not one

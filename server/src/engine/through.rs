@@ -155,7 +155,8 @@ impl Engine {
         };
         match stored.map_err(NotPut::Trouble)? {
             Stored::Kept { head, expires } => {
-                (done.stamp, done.expires) = (head.stamp, expires);
+                done.stamp = head.stamp;
+                done.expires = shared.end(&head.stamp, head.lifetime(), expires);
                 return Ok(done);
             }
             Stored::Refused if !sent_before => return Err(NotPut::Refused),
@@ -172,7 +173,7 @@ impl Engine {
             }
             Stored::Refused => {
                 let there = link.tier().check(name).await.map_err(NotPut::Trouble)?;
-                if there.is_none_or(|there| there.stamp != own) {
+                if there.is_none_or(|there| there.record.stamp != own) {
                     return Err(NotPut::Refused);
                 }
             }
@@ -205,8 +206,10 @@ impl Engine {
         let there = shared.noted(&link, link.tier().check_or_lease(name).await);
         let Ok(there) = there else { return Ok(None) };
         let (lease, entry) = match there {
-            Some(there) if there.content == Content::Lease => (Some(there.stamp), None),
-            there => (None, there.map(|there| there.stamp)),
+            Some(there) if there.record.content == Content::Lease => {
+                (Some(there.record.stamp), None)
+            }
+            there => (None, there.map(|there| there.record.stamp)),
         };
         let holds = match put.condition {
             Condition::Always => true,
@@ -268,15 +271,8 @@ impl Engine {
         {
             return done.map(Some);
         }
-        let namespace = put.namespace.name.as_str().to_owned();
-        let key = put.key.as_str().to_owned();
-        let deferred = match policy.immutable {
-            true => Deferred::Publish { namespace, key },
-            false => Deferred::Remove {
-                namespace,
-                key,
-                stamp: bound,
-            },
+        let Some(deferred) = self.later(put, bound) else {
+            return done.map(Some);
         };
         let begun = Instant::now();
         let noted = shared.defer(put.namespace, &[deferred]).await;
@@ -300,6 +296,27 @@ impl Engine {
             }
         };
         Ok(Some(done))
+    }
+
+    /// What is to be done for a put when Redis is back; `None` for a tag that was made for entries
+    /// of this outage: they end with it, and those that have the tag in Redis are not meant.
+    fn later(&self, put: &Put<'_>, bound: Stamp) -> Option<Deferred> {
+        let namespace = put.namespace.name.as_str().to_owned();
+        let key = put.key.as_str().to_owned();
+        let tagged = put.namespace.name.tagged();
+        // Its entries are published, so their tags have to be.
+        let publishes = match tagged.map(|tagged| self.namespaces.get(tagged)) {
+            Some(tagged) => tagged.is_ok_and(|it| it.policy.immutable),
+            None => put.namespace.policy.immutable,
+        };
+        if publishes {
+            return Some(Deferred::Publish { namespace, key });
+        }
+        tagged.is_none().then(|| Deferred::Remove {
+            namespace,
+            key,
+            stamp: bound,
+        })
     }
 
     /// Keeps a local copy of what Redis has, or would have. A local tier that cannot is no fault.

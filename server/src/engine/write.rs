@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Outcome, Provenance, Source, Token, check_batch};
+use super::{
+    Engine, Outcome, Provenance, ReadOptions, Source, Token, check_batch, check_token,
+    lease_has_ended,
+};
 use crate::{
     clock::Timestamp,
     config::{Policy, TierName},
@@ -175,12 +178,15 @@ impl Engine {
         }
         let lifetime = lifetime(policy, options.ttl);
         let expires = created.after(lifetime);
+        let tags = self.generations(namespace, entry.attributes.tags(), expires);
+        let tags = tags.await?;
         let stamp = self.stamper.next();
+        let times = (created, expires);
         let put = Put {
             name: EntryName::new(&namespace.name, &key),
             namespace,
             key: &key,
-            record: Record::encode(&entry, stamp, created, expires, policy.compression)?,
+            record: Record::encode_tagged(&entry, &tags, stamp, times, policy.compression)?,
             expires,
             condition: match (options.lease, options.condition) {
                 (Some(token), _) => token.condition(),
@@ -191,18 +197,14 @@ impl Engine {
             mode: options.mode,
             steps,
         };
-        let done = match self.shared_for(namespace) {
-            Some(shared) if options.mode != WriteMode::Local => {
-                Box::pin(self.put_through(shared, &put, &entry)).await?
-            }
-            Some(shared) => {
-                let name = shared.name(namespace, &key);
-                // An older value that is on its way from Redis must not replace this one.
-                shared.coherence.changed(name.as_bytes());
-                self.put_locally(&put, shared.mark(policy)).await?
-            }
-            None => self.put_locally(&put, Mark::default()).await?,
-        };
+        if matches!(put.condition, Condition::Version(_)) && !self.is_there(&put).await? {
+            return Err(put.refusal(put.condition));
+        }
+        let mut done = self.store(&put, &entry).await;
+        if self.is_in_the_way(&put, &done).await? {
+            done = self.store(&put, &entry).await;
+        }
+        let done = done?;
         if !namespace.uses_local() {
             self.local.changes().changed(&put.name);
         }
@@ -224,6 +226,47 @@ impl Engine {
                 ..self.provenance(namespace)
             },
         })
+    }
+
+    /// To the tiers it is for.
+    pub(super) async fn store(&self, put: &Put<'_>, entry: &Entry) -> Result<Done> {
+        match self.shared_for(put.namespace) {
+            Some(shared) if put.mode != WriteMode::Local => {
+                Box::pin(self.put_through(shared, put, entry)).await
+            }
+            Some(shared) => {
+                let name = shared.name(put.namespace, put.key);
+                // An older value that is on its way from Redis must not replace this one.
+                shared.coherence.changed(name.as_bytes());
+                self.put_locally(put, shared.mark(&put.namespace.policy))
+                    .await
+            }
+            None => self.put_locally(put, Mark::default()).await,
+        }
+    }
+
+    /// Whether what a put was refused for, or was kept in its place, has gone with its tags; it is
+    /// removed then.
+    async fn is_in_the_way(&self, put: &Put<'_>, done: &Result<Done>) -> Result<bool> {
+        let possible = match (put.condition, done) {
+            (Condition::Absent | Condition::AbsentOrSame, Err(error)) => {
+                error.kind() == Kind::Exists
+            }
+            (Condition::AbsentOrSame, Ok(done)) => done.stamp != put.record.head().stamp,
+            _ => false,
+        };
+        if !possible || put.namespace.tags.is_none() {
+            return Ok(false);
+        }
+        Ok(!self.is_there(put).await?)
+    }
+
+    /// Whether there is an entry whose tags are in force.
+    async fn is_there(&self, put: &Put<'_>) -> Result<bool> {
+        let key = put.key.as_str().to_owned();
+        let options = ReadOptions::default();
+        let there = self.exists_in(put.namespace, key, options, put.steps);
+        Ok(Box::pin(there).await?.remaining.is_some())
     }
 
     /// The local tier alone, which decides the condition.
@@ -311,21 +354,6 @@ fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
     Ok(())
 }
 
-fn check_token(policy: &Policy, options: &PutOptions) -> Result<()> {
-    if options.lease.is_none() {
-        return Ok(());
-    }
-    let refused = match (options.condition, options.mode) {
-        _ if policy.raw => "the namespace is raw, it has no leases",
-        (Condition::Always, WriteMode::Local) => {
-            "cannot be used with mode LOCAL: others wait for the value"
-        }
-        (Condition::Always, _) => return Ok(()),
-        _ => "is a condition of its own, it cannot be used with if_absent or if_version",
-    };
-    Err(Error::invalid(format!("options.lease_token: {refused}")))
-}
-
 /// Lifetime of a put: what was asked for or the default, at most the maximum, less the jitter.
 fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
     let lifetime = policy.lifetime(wish);
@@ -335,14 +363,6 @@ fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
     lifetime
         .mul_f64(1.0 - policy.ttl_jitter * fastrand::f64())
         .max(TTL_MIN)
-}
-
-fn lease_has_ended() -> Error {
-    Error::new(
-        Kind::Precondition,
-        "options.lease_token: the lease has ended: its time was over, the entry was put or \
-         invalidated meanwhile, or contact with Redis was lost or regained since it was given",
-    )
 }
 
 fn refusal(condition: Condition) -> Error {

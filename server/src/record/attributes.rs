@@ -1,9 +1,10 @@
-//! Attributes in a record: content type, pairs, tags.
+//! How a record keeps what is said about its value.
 
 use super::{length, u32_at};
-use crate::entry::Attributes;
+use crate::{entry::Attributes, stamp::Stamp};
 
-pub(super) fn encode_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
+/// Appends them, with the generations of the tags if they have any.
+pub(super) fn encode(out: &mut Vec<u8>, attributes: &Attributes, generations: &[Stamp]) {
     if attributes.is_empty() {
         return;
     }
@@ -21,11 +22,15 @@ pub(super) fn encode_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
     for tag in attributes.tags() {
         text(out, tag);
     }
+    for generation in generations {
+        out.extend_from_slice(generation.as_bytes());
+    }
 }
 
-pub(super) fn decode_attributes(bytes: &[u8]) -> Option<Attributes> {
+/// The reverse; `None` when the bytes are anything else.
+pub(super) fn decode(bytes: &[u8], is_tagged: bool) -> Option<(Attributes, Vec<Stamp>)> {
     if bytes.is_empty() {
-        return Some(Attributes::default());
+        return Some((Attributes::default(), Vec::new()));
     }
     let mut rest = bytes;
     let content_type = take_text(&mut rest)?;
@@ -37,8 +42,16 @@ pub(super) fn decode_attributes(bytes: &[u8]) -> Option<Attributes> {
     for _ in 0..take_u32(&mut rest)? {
         tags.push(take_text(&mut rest)?);
     }
-    rest.is_empty()
-        .then(|| Attributes::from_record(content_type, metadata, tags))
+    let mut generations = Vec::new();
+    if is_tagged {
+        for _ in &tags {
+            let (generation, tail) = rest.split_first_chunk()?;
+            generations.push(Stamp::from_bytes(*generation));
+            rest = tail;
+        }
+    }
+    let attributes = Attributes::from_record(content_type, metadata, tags);
+    rest.is_empty().then_some((attributes, generations))
 }
 
 fn take_u32(rest: &mut &[u8]) -> Option<u32> {

@@ -3,7 +3,6 @@ use std::{collections::HashMap, fs, path::PathBuf};
 use proptest::prelude::{ProptestConfig, any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::*;
-use crate::entry::Attributes;
 
 fn attributes() -> Attributes {
     Attributes::new(
@@ -45,6 +44,38 @@ fn samples() -> Vec<(&'static str, Record, Entry)> {
         make("v1-lz4", &text, attributes(), Compression::Lz4),
         make("v1-zstd", &text, Attributes::default(), Compression::Zstd),
     ]
+}
+
+#[test]
+fn a_record_has_the_generations_of_its_tags() {
+    let entry = Entry {
+        value: Bytes::from_static(b"value"),
+        attributes: attributes(),
+    };
+    let generations = [Stamp::from_bytes([1; 16]), Stamp::from_bytes([2; 16])];
+    let stamp = Stamp::from_bytes([9; 16]);
+    let times = (Timestamp::from_millis(1000), Timestamp::from_millis(3500));
+    let plain = Compression::None;
+    let record = Record::encode_tagged(&entry, &generations, stamp, times, plain).expect("encodes");
+    let record = Record::decode(record.as_bytes().clone()).expect("decodes");
+    assert_eq!(record.entry().expect("decodes"), entry);
+    let tags = ["red".to_owned(), "blue".to_owned()];
+    let expected: Vec<_> = tags.into_iter().zip(generations).collect();
+    assert_eq!(record.tags().expect("decodes"), expected);
+    let expected = Beginning {
+        stamp,
+        content: Content::Value,
+        is_tagged: true,
+        lifetime: Duration::from_millis(2500),
+    };
+    let beginning = |record: &Record| Beginning::read(&record.as_bytes()[..BEGINNING_BYTES]);
+    assert_eq!(beginning(&record), Some(expected));
+    let expected = Beginning {
+        content: Content::Elsewhere,
+        is_tagged: false,
+        ..expected
+    };
+    assert_eq!(beginning(&record.without_value()), Some(expected));
 }
 
 /// To add the goldens of a new format: `PANNIER_WRITE_GOLDEN=1 cargo test … golden`. Files of
@@ -187,8 +218,8 @@ fn a_lease_is_a_record_without_anything() {
     assert_eq!(decoded.head().content(), Content::Lease);
     assert!(!decoded.has_value() && decoded.entry().is_err());
     assert!(is_lease(lease.as_bytes()));
-    let begin = beginning(&lease.as_bytes()[..BEGINNING_BYTES]);
-    assert_eq!(begin, Some((stamp, Content::Lease)));
+    let begin = Beginning::read(&lease.as_bytes()[..BEGINNING_BYTES]).expect("a record");
+    assert_eq!((begin.stamp, begin.content), (stamp, Content::Lease));
     for other in [
         record(b"v", attributes(), Compression::None),
         record(b"v", attributes(), Compression::None).without_value(),
@@ -199,5 +230,5 @@ fn a_lease_is_a_record_without_anything() {
     // Of a later version.
     let mut later = lease.as_bytes().to_vec();
     later[20] = 5;
-    assert_eq!(beginning(&later[..BEGINNING_BYTES]), None);
+    assert_eq!(Beginning::read(&later[..BEGINNING_BYTES]), None);
 }

@@ -75,8 +75,13 @@ impl Attached {
         let (give_back, giving) = give_back(Arc::clone(&coherence), stop.clone());
         tasks.spawn(giving);
         let standing = coherence.follow();
-        let config = config.shared.clone();
-        let shared = Shared::new(config, coherence, journal.clone(), give_back);
+        let shared = Shared::new(
+            config.shared.clone(),
+            coherence,
+            journal.clone(),
+            Arc::clone(stamper),
+            give_back,
+        );
         let own = Self {
             tasks,
             stop,

@@ -65,7 +65,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::SharedConfig,
     entry::{Attributes, Entry},
-    record::{Compression, Content, Record},
+    record::{Beginning, Compression, Content, Record},
     stamp::Stamp,
 };
 
@@ -99,12 +99,10 @@ impl fmt::Debug for SharedTier {
 /// What is there under a name, without its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct There {
-    /// Version of the record.
-    pub stamp: Stamp,
-    /// When its lifetime ends.
+    /// What the record says.
+    pub record: Beginning,
+    /// When its lifetime ends in Redis.
     pub expires: Timestamp,
-    /// What it has in the place of a value.
-    pub content: Content,
 }
 
 impl SharedTier {
@@ -172,7 +170,7 @@ impl SharedTier {
     /// there is too short for a record, or a lease.
     pub async fn check(&self, name: &SharedName) -> Result<Option<There>> {
         let there = self.check_or_lease(name).await?;
-        Ok(there.filter(|it| it.content != Content::Lease))
+        Ok(there.filter(|it| it.record.content != Content::Lease))
     }
 
     /// Writes a record for `lifetime`, at least 1 ms and at most the namespace's longest, if the

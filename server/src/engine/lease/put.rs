@@ -2,8 +2,9 @@
 
 use super::Token;
 use crate::{
+    config::Policy,
     engine::{
-        Engine, Shared,
+        Engine, PutOptions, Shared, WriteMode,
         write::{Done, Put},
     },
     error::{Error, Kind, Result},
@@ -86,5 +87,29 @@ fn undecided() -> Error {
         Kind::Unavailable,
         "options.lease_token: the connection to Redis was lost in the middle of it, and whether it \
          was written cannot be told",
+    )
+}
+
+/// What a token does not go together with.
+pub(in crate::engine) fn check_token(policy: &Policy, options: &PutOptions) -> Result<()> {
+    if options.lease.is_none() {
+        return Ok(());
+    }
+    let refused = match (options.condition, options.mode) {
+        _ if policy.raw => "the namespace is raw, it has no leases",
+        (Condition::Always, WriteMode::Local) => {
+            "cannot be used with mode LOCAL: others wait for the value"
+        }
+        (Condition::Always, _) => return Ok(()),
+        _ => "is a condition of its own, it cannot be used with if_absent or if_version",
+    };
+    Err(Error::invalid(format!("options.lease_token: {refused}")))
+}
+
+pub(in crate::engine) fn lease_has_ended() -> Error {
+    Error::new(
+        Kind::Precondition,
+        "options.lease_token: the lease has ended: its time was over, the entry was put or \
+         invalidated meanwhile, or contact with Redis was lost or regained since it was given",
     )
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    record::{self, Content, LEASE_BYTES, Record},
+    record::{Beginning, Content, LEASE_BYTES, Record},
     stamp::Stamp,
     tier::{Leased, Stored},
 };
@@ -57,7 +57,7 @@ impl SharedTier {
             }
             _ => sent,
         };
-        let content = there(sent, head, left, name)?.map(|there| there.content);
+        let content = there(sent, head, left, name)?.map(|there| there.record.content);
         Ok(match content {
             Some(Content::Lease) => Leased::Held(until),
             Some(Content::Elsewhere) => Leased::Withheld,
@@ -116,8 +116,10 @@ impl SharedTier {
             let lease = match self.check_or_lease(name).await? {
                 // Gone meanwhile, or no record: another try tells.
                 None => continue,
-                Some(there) if there.content != Content::Lease => return Ok(Stored::Refused),
-                Some(there) => there.stamp,
+                Some(there) if there.record.content != Content::Lease => {
+                    return Ok(Stored::Refused);
+                }
+                Some(there) => there.record.stamp,
             };
             let stored = self.put_version(name, value.clone(), millis, lease).await?;
             if stored != Stored::Refused {
@@ -140,10 +142,6 @@ fn there(
         head => bytes_of(head?).ok_or_else(|| unexpected("GETRANGE"))?,
     };
     let expires = end(sent, &left?, name)?;
-    let beginning = record::beginning(&head).zip(expires);
-    Ok(beginning.map(|((stamp, content), expires)| There {
-        stamp,
-        expires,
-        content,
-    }))
+    let there = Beginning::read(&head).zip(expires);
+    Ok(there.map(|(record, expires)| There { record, expires }))
 }

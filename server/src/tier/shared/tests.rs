@@ -215,7 +215,7 @@ async fn the_lifetime_is_written_with_the_value_and_read_with_it() {
     let got = tier.get(&name).await.expect("works").expect("is there");
     let there = tier.check(&name).await.expect("works").expect("is there");
     assert_eq!(
-        (there.stamp, there.content),
+        (there.record.stamp, there.record.content),
         (record.head().stamp, Content::Value)
     );
     let now = tier.clock.now();
@@ -698,7 +698,7 @@ async fn a_version_without_its_value_is_a_miss_that_can_be_checked() {
     assert!(tier.get(&name).await.expect("works").is_none());
     let there = tier.check(&name).await.expect("works").expect("is there");
     assert_eq!(
-        (there.stamp, there.content),
+        (there.record.stamp, there.record.content),
         (record.head().stamp, Content::Elsewhere)
     );
     assert_eq!(tier.corrupt(), 0);
