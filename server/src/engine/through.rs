@@ -14,6 +14,7 @@ use crate::{
     error::{Error, Kind, Result},
     journal::Deferred,
     record::{Content, Record},
+    stamp::Stamp,
     steps::{Ended, What},
     tier::{
         Condition, Found, Mark, Stored,

@@ -79,8 +79,8 @@ impl Attached {
             config.shared.clone(),
             coherence,
             journal.clone(),
-            Arc::clone(stamper),
             give_back,
+            Arc::clone(stamper),
         );
         let own = Self {
             tasks,

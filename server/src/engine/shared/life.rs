@@ -47,7 +47,12 @@ impl Shared {
     /// When an entry ends that ends in Redis at `expires`: its lifetime after it was put at the
     /// latest. Redis counts from when it carried the put out, which may be long after whoever put
     /// it has given up on it.
-    fn end(&self, stamp: &Stamp, lifetime: Duration, expires: Timestamp) -> Timestamp {
+    pub(in crate::engine) fn end(
+        &self,
+        stamp: &Stamp,
+        lifetime: Duration,
+        expires: Timestamp,
+    ) -> Timestamp {
         expires.min(self.stamper.latest(stamp).after(lifetime))
     }
 
