@@ -20,7 +20,7 @@ mod write;
 
 use std::{sync::Arc, time::Duration};
 
-use self::lease::{Leases, check_token, lease_has_ended};
+use self::lease::{Leases, check_tags_of_lease, check_token, lease_has_ended};
 pub use self::{
     invalidate::{Invalidated, Target},
     lease::{GiveBack, Lease, LeaseRequest, Token, give_back},

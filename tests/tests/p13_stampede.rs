@@ -80,6 +80,7 @@ fn lease(wait: i64, duration: i64) -> ReadOptions {
             wait_duration: Some(request::milliseconds(wait)),
             lease_duration: Some(request::milliseconds(duration)),
             early_refresh: None,
+            tags: Vec::new(),
         }),
         ..ReadOptions::default()
     }
@@ -326,6 +327,55 @@ async fn a_token_that_was_overtaken_writes_nothing() {
     refused(&near, "another", &held).await;
     assert!(near.value("another").await.is_none());
     put(&near, "one", "value", &held).await.expect("in time");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invalidation_by_a_tag_overtakes_a_lease_that_names_it() {
+    let pair = Pair::start(CONFIG, CONFIG).await;
+    let alone = Daemon::start();
+    let here = Caller::new(&alone, "n");
+    let ask = async |caller: &Caller, key: &str, tags: &[&str]| {
+        let mut options = lease(0, LONG);
+        options.lease.as_mut().unwrap().tags = tags.iter().map(|&it| it.to_owned()).collect();
+        let reply = caller.get_with(key, options).await;
+        reply.lease.expect("nobody else has it")
+    };
+    let put = async |caller: &Caller, key: &str, held: &Lease, tags: &[&str]| {
+        let mut request = put_request(caller, key, "value", held);
+        request.tags = tags.iter().map(|&it| it.to_owned()).collect();
+        caller.try_put(request).await
+    };
+    let tag = |name: &str| Target::Tag(name.to_owned());
+    for (caller, other) in [(pair.near("n"), pair.other("n")), (here.clone(), here)] {
+        for round in ["new", "known"] {
+            let key = format!("tagged-{round}");
+            let held = ask(&caller, &key, &["b", "a"]).await;
+            put(&caller, &key, &held, &["a", "b"])
+                .await
+                .expect("in time");
+            assert!(other.value(&key).await.is_some());
+            let key = format!("overtaken-{round}");
+            let held = ask(&caller, &key, &["a", "b"]).await;
+            other.invalidate_by(tag("b")).await;
+            let status = put(&caller, &key, &held, &["a", "b"]).await;
+            let status = status.expect_err("computed before");
+            assert_eq!(status.code(), Code::FailedPrecondition, "{status:?}");
+            assert!(caller.value(&key).await.is_none());
+            // Not with the tags it was asked for with.
+            caller.invalidate(&key).await;
+            let held = ask(&caller, &key, &["a", "b"]).await;
+            assert!(put(&caller, &key, &held, &["a"]).await.is_err());
+            // Another tag does not matter, nor does any to who named none.
+            other.invalidate_by(tag("c")).await;
+            put(&caller, &key, &held, &["a", "b"])
+                .await
+                .expect("in time");
+            let key = format!("unnamed-{round}");
+            let held = ask(&caller, &key, &[]).await;
+            other.invalidate_by(tag("a")).await;
+            put(&caller, &key, &held, &["a"]).await.expect("in time");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -323,6 +323,7 @@ async fn what_fails_is_marked_and_the_caller_alone_decides_what_is_traced() {
         wait_duration: Some(request::span(50, 0)),
         lease_duration: Some(request::span(50, 0)),
         early_refresh: None,
+        tags: Vec::new(),
     });
     let held = stub.get(traced(1, false, lease.clone())).await.unwrap();
     assert!(held.into_inner().lease.is_some());

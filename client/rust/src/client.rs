@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    Address, Builder, Error, Hit, Invalidated, Kind, Lease, Lookup, Outcome, Presence, Provenance,
-    PutOptions, ReadOptions, Result, Stored, Target, Version,
+    Address, Builder, Error, Hit, Invalidated, Kind, Lease, LeaseOptions, Lookup, Outcome,
+    Presence, Provenance, PutOptions, ReadOptions, Result, Stored, Target, Version,
     proto::{
         self, admin_service_client::AdminServiceClient, cache_service_client::CacheServiceClient,
     },
@@ -94,7 +94,7 @@ impl Client {
         key: &str,
         options: &ReadOptions,
     ) -> Result<Lookup> {
-        let extra = options.lease.map(|lease| lease.extra());
+        let extra = options.lease.as_ref().map(LeaseOptions::extra);
         let patient = match extra.filter(|extra| !extra.is_zero()) {
             Some(extra) => &self.with_deadline(self.deadline.saturating_add(extra)),
             None => self,

@@ -11,11 +11,12 @@ use crate::{Client, Error, Kind, PutOptions, ReadOptions, Result, Target, proto,
 
 /// How to take part in the election of the one who computes. The default: not to wait, and to be
 /// given ten seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LeaseOptions {
     wait: Option<Duration>,
     duration: Option<Duration>,
     early_refresh: Option<Duration>,
+    tags: Vec<String>,
 }
 
 impl LeaseOptions {
@@ -45,6 +46,13 @@ impl LeaseOptions {
         self
     }
 
+    /// The tags that the value will be put with: an invalidation of one of them ends the lease.
+    /// [`get_or_compute`](Client::get_or_compute) takes them from the options of the put.
+    pub fn tags<T: Into<String>>(mut self, tags: impl IntoIterator<Item = T>) -> Self {
+        self.tags.extend(tags.into_iter().map(Into::into));
+        self
+    }
+
     /// By how much a call may take longer.
     pub(crate) fn extra(&self) -> Duration {
         self.wait.unwrap_or_default()
@@ -52,7 +60,7 @@ impl LeaseOptions {
 
     /// # Errors
     /// [`Kind::InvalidArgument`](crate::Kind::InvalidArgument) when a span is too long to be said.
-    pub(crate) fn to_proto(self) -> Result<proto::LeaseRequest> {
+    pub(crate) fn to_proto(&self) -> Result<proto::LeaseRequest> {
         let span = |span: Option<Duration>, field| {
             span.map(|span| time::to_proto(span, field)).transpose()
         };
@@ -60,6 +68,7 @@ impl LeaseOptions {
             wait_duration: span(self.wait, "wait")?,
             lease_duration: span(self.duration, "duration")?,
             early_refresh: span(self.early_refresh, "early_refresh")?,
+            tags: self.tags.clone(),
         })
     }
 }
@@ -159,7 +168,7 @@ impl Client {
         compute: impl AsyncFnOnce() -> Result<Bytes, E>,
     ) -> Result<Bytes, ComputeError<E>> {
         let read = ReadOptions {
-            lease: Some(lease),
+            lease: Some(lease.tags(options.own_tags())),
             ..ReadOptions::default()
         };
         let (hit, lease) = match self.get_with(namespace, key, &read).await {

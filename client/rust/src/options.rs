@@ -36,7 +36,11 @@ impl ReadOptions {
                 .transpose()?,
             local_only: self.local_only,
             require_shared: self.require_shared,
-            lease: self.lease.map(LeaseOptions::to_proto).transpose()?,
+            lease: self
+                .lease
+                .as_ref()
+                .map(LeaseOptions::to_proto)
+                .transpose()?,
         }))
     }
 }
@@ -115,6 +119,11 @@ impl PutOptions {
     /// Not together with a condition, nor with the mode LOCAL.
     pub fn lease(self, lease: &Lease) -> Self {
         self.lease_token(lease.token.clone())
+    }
+
+    /// The tags so far.
+    pub(crate) fn own_tags(&self) -> impl Iterator<Item = String> {
+        self.tags.iter().cloned()
     }
 
     /// The same with nothing but the token of the lease.

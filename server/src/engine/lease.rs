@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-pub(in crate::engine) use self::put::{check_token, lease_has_ended};
+pub(in crate::engine) use self::put::{check_tags_of_lease, check_token, lease_has_ended};
 use self::{election::Told, refresh::Refreshes};
 pub use self::{
     give_back::{GiveBack, give_back},

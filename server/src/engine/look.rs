@@ -38,6 +38,8 @@ pub(super) struct Reading<'a> {
     pub(super) key: &'a Key,
     pub(super) name: &'a EntryName,
     pub(super) options: ReadOptions,
+    /// That the value will be put with, should this caller compute it.
+    pub(super) tags: &'a [String],
     pub(super) steps: &'a Steps,
 }
 

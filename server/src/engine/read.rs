@@ -114,7 +114,21 @@ impl Engine {
         steps: &Steps,
     ) -> Result<Answer> {
         let namespace = self.namespaces.get(namespace)?;
-        let result = self.get_in(&namespace, key, options, steps).await;
+        let result = self.get_in(&namespace, key, (options, &[]), steps).await;
+        Self::counted(&namespace, result)
+    }
+
+    /// The same for a caller who may be told to compute the value, and would put it with these
+    /// tags: an invalidation of one of them ends its lease.
+    pub async fn get_for(
+        &self,
+        namespace: &str,
+        key: String,
+        (options, tags): (ReadOptions, &[String]),
+        steps: &Steps,
+    ) -> Result<Answer> {
+        let namespace = self.namespaces.get(namespace)?;
+        let result = self.get_in(&namespace, key, (options, tags), steps).await;
         Self::counted(&namespace, result)
     }
 
@@ -122,7 +136,7 @@ impl Engine {
         &self,
         namespace: &Namespace,
         key: String,
-        options: ReadOptions,
+        (options, tags): (ReadOptions, &[String]),
         steps: &Steps,
     ) -> Result<Answer> {
         let key = Key::new(key)?;
@@ -134,14 +148,16 @@ impl Engine {
             key: &key,
             name: &name,
             options,
+            tags,
             steps,
         };
         let (mut looked, mut lease) = (self.look_once(&read).await?, None);
         if let Some(request) = options.lease {
             // In boxes: they are large, and most reads never come here.
-            match looked.found {
-                None => (looked, lease) = Box::pin(self.take_part(&read, request)).await?,
-                Some(_) => lease = Box::pin(self.refresh(&read, &looked, request)).await,
+            if looked.found.is_none() {
+                (looked, lease) = Box::pin(self.take_part(&read, request)).await?;
+            } else if request.early_refresh.is_some() {
+                lease = Box::pin(self.refresh(&read, &looked, request)).await;
             }
         }
         Ok(Answer {

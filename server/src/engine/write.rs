@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::{
-    Engine, Outcome, Provenance, ReadOptions, Source, Token, check_batch, check_token,
-    lease_has_ended,
+    Engine, Outcome, Provenance, ReadOptions, Source, Token, check_batch, check_tags_of_lease,
+    check_token, lease_has_ended,
 };
 use crate::{
     clock::Timestamp,
@@ -180,6 +180,9 @@ impl Engine {
         let expires = created.after(lifetime);
         let tags = self.generations(namespace, entry.attributes.tags(), expires);
         let tags = tags.await?;
+        if let Some(token) = options.lease {
+            check_tags_of_lease(token, entry.attributes.tags(), &tags)?;
+        }
         let stamp = self.stamper.next();
         let times = (created, expires);
         let put = Put {

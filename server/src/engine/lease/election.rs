@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{Instant as Deadline, sleep_until};
 
-use super::{Lease, LeaseRequest, Token, give_back::Asked};
+use super::{Lease, LeaseRequest, Token, give_back::Asked, put::sum_of_tags};
 use crate::{
     changes::Alarm,
     clock::Timestamp,
@@ -87,6 +87,7 @@ impl Engine {
         loop {
             match self.elect(read, redis.as_ref(), request).await {
                 Election::Given(lease) => {
+                    let lease = self.with_tags(read, redis.as_ref(), lease).await?;
                     self.leases.counts.granted.one();
                     return Ok((looked, Some(lease)));
                 }
@@ -114,6 +115,32 @@ impl Engine {
             }
         }
         Ok((looked, None))
+    }
+
+    /// The lease with the generations that its tags have now, before anything is computed.
+    async fn with_tags(
+        &self,
+        read: &Reading<'_>,
+        redis: Option<&SharedName>,
+        lease: Lease,
+    ) -> Result<Lease> {
+        if read.tags.is_empty() {
+            return Ok(lease);
+        }
+        // Nobody has been told of it yet.
+        let asked = match (self.shared_for(read.namespace), redis, lease.token) {
+            (Some(shared), Some(name), Token::Shared { stamp, .. }) => {
+                Some(Asked::new(&shared.give_back, name, stamp))
+            }
+            _ => None,
+        };
+        let generations = self.generations(read.namespace, read.tags, lease.expires);
+        let generations = generations.await?;
+        if let Some(asked) = asked {
+            asked.answered();
+        }
+        let token = lease.token.with_tags(sum_of_tags(read.tags, &generations));
+        Ok(Lease { token, ..lease })
     }
 
     async fn elect(
@@ -179,7 +206,7 @@ impl Engine {
         asked.answered();
         match shared.noted(link, told) {
             Ok(Leased::Given) => Election::Given(Lease {
-                token: Token::Shared(stamp),
+                token: Token::Shared { stamp, tags: 0 },
                 expires,
             }),
             Ok(Leased::Held(until)) => Election::Held(until),
@@ -251,6 +278,7 @@ impl Engine {
             Ok(Leased::Given) => Election::Given(Lease {
                 token: Token::Local {
                     stamp,
+                    tags: 0,
                     epoch,
                     bound,
                 },

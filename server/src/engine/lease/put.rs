@@ -1,5 +1,7 @@
 //! Putting with a token: what it means while Redis is there and while it is not.
 
+use xxhash_rust::xxh3::Xxh3;
+
 use super::Token;
 use crate::{
     config::Policy,
@@ -17,8 +19,8 @@ impl Put<'_> {
     /// carried out.
     pub(in crate::engine) fn check_lease_without_redis(&self, sent: bool) -> Result<()> {
         match self.lease {
-            Some(Token::Shared(_) | Token::Refresh { .. }) if sent => Err(undecided()),
-            Some(Token::Shared(_) | Token::Refresh { .. }) => Err(self.refusal(self.condition)),
+            Some(Token::Shared { .. } | Token::Refresh { .. }) if sent => Err(undecided()),
+            Some(Token::Shared { .. } | Token::Refresh { .. }) => Err(self.refusal(self.condition)),
             Some(Token::Local { .. }) | None => Ok(()),
         }
     }
@@ -28,7 +30,7 @@ impl Put<'_> {
     pub(in crate::engine) fn check_lease_with_redis(&self) -> Result<()> {
         match self.lease {
             Some(Token::Local { .. }) => Err(self.refusal(self.condition)),
-            Some(Token::Shared(_) | Token::Refresh { .. }) | None => Ok(()),
+            Some(Token::Shared { .. } | Token::Refresh { .. }) | None => Ok(()),
         }
     }
 }
@@ -56,7 +58,7 @@ impl Engine {
     ) -> Result<Done> {
         shared.coherence.changed(name.as_bytes());
         let condition = match put.lease {
-            Some(Token::Shared(lease)) => self.use_up(shared, put, (name, lease)).await?,
+            Some(Token::Shared { stamp, .. }) => self.use_up(shared, put, (name, stamp)).await?,
             _ => put.condition,
         };
         let mark = shared.mark(&put.namespace.policy);
@@ -112,4 +114,67 @@ pub(in crate::engine) fn lease_has_ended() -> Error {
         "options.lease_token: the lease has ended: its time was over, the entry was put or \
          invalidated meanwhile, or contact with Redis was lost or regained since it was given",
     )
+}
+
+/// Tags with their generations as one number, never 0 if there are any.
+pub(in crate::engine) fn sum_of_tags(tags: &[String], generations: &[Stamp]) -> u64 {
+    let mut pairs: Vec<_> = tags.iter().zip(generations).collect();
+    if pairs.is_empty() {
+        return 0;
+    }
+    pairs.sort();
+    let mut hasher = Xxh3::new();
+    for (tag, generation) in pairs {
+        hasher.update(tag.as_bytes());
+        // No tag has this byte.
+        hasher.update(&[0xff]);
+        hasher.update(generation.as_bytes());
+    }
+    hasher.digest().max(1)
+}
+
+/// Whether the tags of a put are those the lease was asked for with, and none of them has been
+/// invalidated since. A lease that was asked for without says nothing of them.
+pub(in crate::engine) fn check_tags_of_lease(
+    token: Token,
+    tags: &[String],
+    generations: &[Stamp],
+) -> Result<()> {
+    let then = token.tags();
+    if then == 0 || then == sum_of_tags(tags, generations) {
+        return Ok(());
+    }
+    Err(lease_has_ended())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_are_compared_with_their_generations_in_any_order() {
+        let stamp = |number: u8| Stamp::from_bytes([number; 16]);
+        let tags = |all: &[&str]| all.iter().map(|&it| it.to_owned()).collect::<Vec<_>>();
+        let sum = |all: &[&str], generations: &[u8]| {
+            let generations: Vec<_> = generations.iter().map(|it| stamp(*it)).collect();
+            sum_of_tags(&tags(all), &generations)
+        };
+        assert_eq!(sum(&[], &[]), 0);
+        let then = sum(&["a", "b"], &[1, 2]);
+        assert_eq!(then, sum(&["b", "a"], &[2, 1]));
+        for other in [
+            sum(&["a", "b"], &[1, 3]),
+            sum(&["a"], &[1]),
+            sum(&["a", "b"], &[2, 1]),
+        ] {
+            assert_ne!(then, other);
+        }
+        let token = |tags| Token::Shared {
+            stamp: stamp(9),
+            tags,
+        };
+        let check = |token| check_tags_of_lease(token, &tags(&["a", "b"]), &[stamp(1), stamp(2)]);
+        assert!(check(token(then)).is_ok() && check(token(0)).is_ok());
+        assert!(check(token(then + 1)).is_err());
+    }
 }

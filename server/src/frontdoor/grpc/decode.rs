@@ -52,6 +52,15 @@ pub(super) fn read_options(options: Option<v1::ReadOptions>) -> Result<ReadOptio
     })
 }
 
+/// The tags of a value that is asked for with a lease, taken out of the options.
+pub(super) fn lease_tags(options: Option<&mut v1::ReadOptions>) -> Result<Vec<String>> {
+    let lease = options.and_then(|options| options.lease.as_mut());
+    let tags = lease.map(|lease| std::mem::take(&mut lease.tags));
+    let attributes = Attributes::new(String::new(), HashMap::new(), tags.unwrap_or_default())?;
+    let (_, _, tags) = attributes.into_parts();
+    Ok(tags)
+}
+
 fn lease_request(request: &v1::LeaseRequest) -> Result<LeaseRequest> {
     let span = |field, span: &Option<prost_types::Duration>| {
         span.as_ref().map(|span| duration(field, span)).transpose()
