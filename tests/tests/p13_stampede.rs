@@ -4,8 +4,8 @@
 //! Proven on real daemons and a real Redis: of 1,000 callers on 4 daemons that miss one key
 //! together exactly one is told to compute and all others get its value, at the cost of a few
 //! questions to Redis; when the holder's daemon is killed, or only its client has gone, exactly one
-//! more is told after the lease time; whatever happens to the entry meanwhile ends the lease, its
-//! token writes nothing, and nothing old is served; waits end at the caller's limit, at its
+//! more is told after the lease time; whatever happens to the entry, or to a tag that was named,
+//! meanwhile ends the lease, its token writes nothing, and nothing old is served; waits end at the caller's limit, at its
 //! deadline, when the daemon stops; who goes away leaves nothing behind, a lease on its way
 //! included; to everybody who does not take part a lease is nothing.
 //!
@@ -134,6 +134,7 @@ impl Waiting {
     ) -> Self {
         let mut tasks = JoinSet::new();
         for caller in callers {
+            let options = options.clone();
             tasks.spawn(async move {
                 let reply = caller.get_with(key, options).await;
                 (Instant::now(), reply)
@@ -809,12 +810,12 @@ async fn one_caller_is_told_to_compute_an_entry_anew_before_it_ends() {
     near.put_for("late", "old", 100_000).await;
     let mut held = None;
     eventually("one is told", async || {
-        held = near.get_with("late", short).await.lease;
+        held = near.get_with("late", short.clone()).await.lease;
         held.is_some()
     })
     .await;
     // The next is told when its time is over.
-    let again = async || near.get_with("late", short).await.lease.is_some();
+    let again = async || near.get_with("late", short.clone()).await.lease.is_some();
     eventually("one more is told", again).await;
     refused(&near, "late", &held.unwrap()).await;
     let long = near.try_get("k", Some(refresh(600_001))).await;
@@ -850,7 +851,7 @@ async fn the_client_computes_once_for_all() {
     // Who cannot compute gives the lease back.
     let (client, lease) = (daemons[0].client(), LeaseOptions::new());
     let fail = async || Err(io::Error::other("no"));
-    let failed = client.get_or_compute("n", "failed", lease, PutOptions::new(), fail);
+    let failed = client.get_or_compute("n", "failed", lease.clone(), PutOptions::new(), fail);
     assert!(matches!(failed.await, Err(ComputeError::Compute(_))));
     holder(&Caller::new(&daemons[1], "n"), "failed", 1000).await;
     // Without a daemon everybody computes.

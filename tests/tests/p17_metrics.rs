@@ -150,7 +150,7 @@ async fn every_metric_is_there_and_promtool_finds_no_fault() {
         ..ReadOptions::default()
     };
     for _ in 0..2 {
-        here.get_with("leased", lease).await;
+        here.get_with("leased", lease.clone()).await;
     }
     // Redis's memory is asked for now and then; waited for in histograms needs two at a time.
     eventually("every metric is there", async || {
