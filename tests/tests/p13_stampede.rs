@@ -4,10 +4,10 @@
 //! Proven on real daemons and a real Redis: of 1,000 callers on 4 daemons that miss one key
 //! together exactly one is told to compute and all others get its value, at the cost of a few
 //! questions to Redis; when the holder's daemon is killed, or only its client has gone, exactly one
-//! more is told after the lease time; whatever happens to the entry, or to a tag that was named,
-//! meanwhile ends the lease, its token writes nothing, and nothing old is served; waits end at the caller's limit, at its
-//! deadline, when the daemon stops; who goes away leaves nothing behind, a lease on its way
-//! included; to everybody who does not take part a lease is nothing.
+//! more is told after the lease time; whatever happens to the entry meanwhile, or to a tag that was
+//! named, ends the lease, its token writes nothing, and nothing old is served; waits end at the
+//! caller's limit, at its deadline, when the daemon stops; who goes away leaves nothing behind, a
+//! lease on its way included; to everybody who does not take part a lease is nothing.
 //!
 //! Interleavings of an outage (A is cut off, B is not):
 //!

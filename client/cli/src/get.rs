@@ -53,7 +53,7 @@ impl Args {
     fn options(&self) -> ReadOptions {
         let lease = self.lease.map(|duration| {
             let lease = LeaseOptions::new().duration(duration);
-            self.wait.map_or(lease, |wait| lease.wait(wait))
+            lease.wait(self.wait.unwrap_or_default())
         });
         ReadOptions {
             lease,
