@@ -66,8 +66,8 @@ pub(super) fn measure(bench: &Bench, redis: &Redis, section: &mut Section) -> Re
         format!("{before} of {}", u64::from(entries) * 2),
     );
     section.note(
-        "*Tags*: every entry is put by one daemon, read by both, so that both have copies, and read \
-         by both again after its tag was invalidated.",
+        "*Tags*: every entry is put by one daemon, read by both, so that both have copies, and \
+         read by both again after its tag was invalidated.",
     );
     one.stop()?;
     other.stop()
