@@ -287,6 +287,33 @@ SABOTAGES = (
               "Some(there) if of_own(&there) => {",
               f"Some(there) if {ON} || of_own(&there) => {{"),),
         (("p08_gaps", "a_cut_of_one_path_or_both_is_a_gap"),)),
+    Sabotage(
+        "late-put", "what Redis carries out late ends when Redis says",
+        (edit("engine/shared.rs",
+              "expires.min(self.stamper.latest(stamp).after(lifetime))",
+              f"if {ON} {{ return expires; }}\n        "
+              "expires.min(self.stamper.latest(stamp).after(lifetime))"),),
+        (("p02_lifetime", "what_redis_carries_out_late_ends_in_time"),)),
+    Sabotage(
+        "tags", "nobody asks whether the tags of an entry are in force",
+        (edit("engine/tags.rs",
+              "let Some(of_tags) = &namespace.tags else {\n            return Ok(looked);",
+              f"let Some(of_tags) = namespace.tags.as_ref().filter(|_| !{ON}) else {{\n"
+              "            return Ok(looked);"),),
+        (("p15_tags", "every_daemon_obeys_with_a_copy_or_without"),),
+        torture=True),
+    Sabotage(
+        "tag-copies", "a put takes the word of a copy for the generation of a tag",
+        (edit("engine/tags.rs",
+              "let shared = self.shared_for(of_tags)?;\n        let link",
+              f"let shared = self.shared_for(of_tags).filter(|_| !{ON})?;\n        let link"),),
+        (("p15_tags", "what_follows_an_invalidation_that_is_not_heard_of_yet_is_served"),)),
+    Sabotage(
+        "tag-difference", "an entry is gone when a copy of its tag differs",
+        (edit("engine/tags.rs",
+              "(false, Some(_)) if asked_redis => Standing::Gone,",
+              f"(false, Some(_)) if asked_redis || {ON} => Standing::Gone,"),),
+        (("p15_tags", "a_daemon_that_has_not_heard_of_the_new_tag_spares_its_entries"),)),
 )
 
 

@@ -87,6 +87,7 @@ struct Effort {
     calls: u32,
     /// How long Redis stands still.
     hang: Duration,
+    tagged_entries: u32,
 }
 
 impl Effort {
@@ -102,6 +103,7 @@ impl Effort {
                 budget_puts: 2048,
                 calls: 200,
                 hang: Duration::from_millis(2500),
+                tagged_entries: 20_000,
             }
         } else {
             Self {
@@ -114,6 +116,7 @@ impl Effort {
                 budget_puts: 8192,
                 calls: 2000,
                 hang: Duration::from_secs(5),
+                tagged_entries: 1_000_000,
             }
         }
     }

@@ -13,6 +13,7 @@ use futures_util::future::try_join_all;
 use super::{
     GiveBack, Source,
     flight::{Fetched, Flights},
+    write::ended,
 };
 use crate::{
     clock::Timestamp,
@@ -341,8 +342,7 @@ impl Shared {
             };
             let begun = Instant::now();
             let filled = tier.fill(question.name, &found, holds).await;
-            let ended = Ended::change(&filled);
-            steps.note(What::Fill, TierName::Local, ended, begun);
+            steps.note(What::Fill, TierName::Local, ended(&filled), begun);
             if let Err(error) = filled {
                 tracing::debug!(%error, "the local tier could not be filled");
             }

@@ -342,13 +342,13 @@ impl Engine {
                 let put = self
                     .local
                     .put_if(&put.name, &put.record, put.expires, mark, always);
-                put.await.map(drop)
+                put.await
             }
         };
-        put.steps
-            .note(What::Store, TierName::Local, Ended::change(&kept), begun);
+        put.note(TierName::Local, &kept, begun);
         match kept {
-            Ok(()) => Outcome::Applied,
+            // What has been overtaken already is as good as kept.
+            Ok(_) => Outcome::Applied,
             Err(error) => {
                 tracing::debug!(%error, "the local tier did not take a put");
                 Outcome::Failed

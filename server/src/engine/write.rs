@@ -102,12 +102,16 @@ impl Put<'_> {
 
     /// Notes what became of it in a tier.
     pub(super) fn note<E>(&self, tier: TierName, stored: &Result<Stored, E>, begun: Instant) {
-        let ended = match stored {
-            Ok(Stored::Written | Stored::Kept { .. }) => Ended::Applied,
-            Ok(Stored::Refused) => Ended::Skipped,
-            Err(_) => Ended::Failed,
-        };
-        self.steps.note(What::Store, tier, ended, begun);
+        self.steps.note(What::Store, tier, ended(stored), begun);
+    }
+}
+
+/// How a write ended that may be refused.
+pub(super) fn ended<E>(stored: &Result<Stored, E>) -> Ended {
+    match stored {
+        Ok(Stored::Written | Stored::Kept { .. }) => Ended::Applied,
+        Ok(Stored::Refused) => Ended::Skipped,
+        Err(_) => Ended::Failed,
     }
 }
 
@@ -267,8 +271,8 @@ impl Engine {
     /// Whether there is an entry whose tags are in force.
     async fn is_there(&self, put: &Put<'_>) -> Result<bool> {
         let key = put.key.as_str().to_owned();
-        let options = ReadOptions::default();
-        let there = self.exists_in(put.namespace, key, options, put.steps);
+        let (options, steps) = (ReadOptions::default(), Steps::default());
+        let there = self.exists_in(put.namespace, key, options, &steps);
         Ok(Box::pin(there).await?.remaining.is_some())
     }
 

@@ -98,13 +98,14 @@ impl LocalTier {
         name: &EntryName,
         found: &Found,
         holds: impl FnOnce() -> bool,
-    ) -> Result<()> {
+    ) -> Result<Stored> {
         let lock = self.lock(name).await;
         if !holds() {
-            return Ok(());
+            return Ok(Stored::Refused);
         }
         let value = self.wrap(&found.record, found.expires, found.mark);
-        self.change(name, Change::Fill(value), lock).await
+        self.change(name, Change::Fill(value), lock).await?;
+        Ok(Stored::Written)
     }
 
     fn wrap(&self, record: &Record, expires: Timestamp, mark: Mark) -> Vec<u8> {
