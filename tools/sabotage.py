@@ -289,7 +289,7 @@ SABOTAGES = (
         (("p08_gaps", "a_cut_of_one_path_or_both_is_a_gap"),)),
     Sabotage(
         "late-put", "what Redis carries out late ends when Redis says",
-        (edit("engine/shared.rs",
+        (edit("engine/shared/life.rs",
               "expires.min(self.stamper.latest(stamp).after(lifetime))",
               f"if {ON} {{ return expires; }}\n        "
               "expires.min(self.stamper.latest(stamp).after(lifetime))"),),

@@ -166,29 +166,6 @@ impl Engine {
         })
     }
 
-    /// What the tiers have under a key, whatever has become of its tags.
-    pub(super) async fn look_in(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        name: &EntryName,
-        (options, steps): (ReadOptions, &Steps),
-    ) -> Result<Looked> {
-        let Some(shared) = self.shared_for(namespace) else {
-            let found = self.find_locally(namespace, name, steps).await;
-            return Ok(found.map_or_else(Looked::nothing, Looked::local));
-        };
-        let shared_name = shared.name(namespace, key);
-        let question = Question {
-            namespace,
-            name,
-            shared_name: &shared_name,
-            begun: shared.coherence.last_change(shared_name.as_bytes()),
-            steps,
-        };
-        self.look(shared, question, None, options).await
-    }
-
     pub(super) async fn find_locally(
         &self,
         namespace: &Namespace,
