@@ -217,7 +217,7 @@ async fn of_a_thousand_callers_on_four_daemons_one_computes() {
     let (sets, reads) = (redis.calls("set"), redis.calls("mget"));
     println!("1001 callers: {sets} questions for the lease, {reads} for the value");
     // Each daemon asks once for each thing that happens: the lease, the value, those who come late.
-    assert!(sets <= 40 && reads <= 60, "{sets} sets, {reads} reads");
+    assert!(sets <= 20 && reads <= 40, "{sets} sets, {reads} reads");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -584,6 +584,9 @@ async fn while_redis_is_away_each_daemon_elects_by_itself() {
     put(&near, "older", "newer", &held).await.expect("in time");
     // 3
     let held = holder(&near, "newer", LONG).await;
+    let by = Instant::now() + Duration::from_millis(300);
+    let later = async || Instant::now() > by;
+    eventually("it is later, however much clocks may differ", later).await;
     other.put("newer", "other").await;
     put(&near, "newer", "near", &held).await.expect("in time");
     assert_eq!(near.value("newer").await.as_deref(), Some(&b"near"[..]));

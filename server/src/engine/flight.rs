@@ -53,8 +53,8 @@ impl<T> Default for Flights<T> {
     }
 }
 
-/// A place in the queue of one entry; the last to leave takes the queue away.
-struct Place<'a, T> {
+/// A place in the queue of one entry; the last to leave takes the queue away, and its last answer.
+pub(super) struct Place<'a, T> {
     flights: &'a Flights<T>,
     name: &'a EntryName,
     slot: Slot<T>,
@@ -78,12 +78,7 @@ impl<T: Clone> Flights<T> {
         accepts: impl Fn(&T) -> bool,
         ask: impl Future<Output = T>,
     ) -> T {
-        let slot = Arc::clone(self.lock().entry(name.clone()).or_default());
-        let place = Place {
-            flights: self,
-            name,
-            slot,
-        };
+        let place = self.stay(name);
         let mut answer = place.slot.lock().await;
         if let Some(known) = answer.as_ref().filter(|known| accepts(known)) {
             return known.clone();
@@ -95,6 +90,16 @@ impl<T: Clone> Flights<T> {
 }
 
 impl<T> Flights<T> {
+    /// A place that keeps the last answer for those who come later.
+    pub(super) fn stay<'a>(&'a self, name: &'a EntryName) -> Place<'a, T> {
+        let slot = Arc::clone(self.lock().entry(name.clone()).or_default());
+        Place {
+            flights: self,
+            name,
+            slot,
+        }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EntryName, Slot<T>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -137,6 +142,20 @@ mod tests {
         let sequences = [&first, &second, &third].map(|it| it.mark.sequence);
         assert_eq!(sequences, [5, 5, 9]);
         assert_eq!(asked.load(Ordering::SeqCst), 2);
+        assert!(flights.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_stays_keeps_the_answer_for_those_who_come_later() {
+        let (flights, key) = (Flights::default(), name("n", "k"));
+        let any = |_: &Fetched| true;
+        let stay = flights.stay(&key);
+        flights.fly(&key, any, async { answer(5) }).await;
+        let later = flights.fly(&key, any, async { answer(6) }).await;
+        assert_eq!(later.mark.sequence, 5);
+        drop(stay);
+        let anew = flights.fly(&key, any, async { answer(7) }).await;
+        assert_eq!(anew.mark.sequence, 7);
         assert!(flights.lock().is_empty());
     }
 

@@ -75,8 +75,9 @@ impl Engine {
         };
         let changes = self.local.changes();
         let mut alarm = changes.alarm(read.name, redis.as_ref().map(|it| &it.as_bytes()[..]));
-        let begun = Instant::now();
-        let until = Deadline::from_std(begun + request.wait);
+        // Who comes later need not ask whether somebody has it.
+        let _place = self.leases.elections.stay(read.name);
+        let until = Deadline::from_std(Instant::now() + request.wait);
         let mut waits = Waits {
             begun: None,
             engine: self,
