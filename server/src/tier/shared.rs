@@ -57,6 +57,7 @@ use self::{
 pub use self::{
     inspect::ServerFacts,
     name::{SharedName, SharedSpace},
+    remove::Scans,
     settings::Target,
     trouble::{SharedError, Trouble},
 };
@@ -87,7 +88,9 @@ pub struct SharedTier {
     connection: Arc<Connection>,
     clock: Clock,
     corrupt: Arc<AtomicU64>,
-    scans: Arc<Semaphore>,
+    /// Scans that may run.
+    turns: Arc<Semaphore>,
+    scans: Arc<Scans>,
 }
 
 impl fmt::Debug for SharedTier {
@@ -121,8 +124,18 @@ impl SharedTier {
             connection: Arc::new(Connection::open(settings, asking, client_name).await?),
             clock,
             corrupt: Arc::default(),
-            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            turns: Arc::new(Semaphore::new(SCANS_MAX)),
+            scans: Arc::default(),
         })
+    }
+
+    /// The same, with its scans counted there.
+    #[must_use]
+    pub fn counting(self, scans: &Arc<Scans>) -> Self {
+        Self {
+            scans: Arc::clone(scans),
+            ..self
+        }
     }
 
     /// The live record of this name and when it ends; `None` is a miss, also when something is

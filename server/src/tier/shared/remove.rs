@@ -1,5 +1,7 @@
 //! Removing: by name, by stamp, by prefix or pattern.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use fred::types::{Value, config::Server};
 
@@ -16,6 +18,38 @@ use crate::{stamp::Stamp, tier::local::Selection};
 const SCAN_COUNT: i64 = 1000;
 /// Keys that are removed in one go.
 const REMOVE_MAX: usize = 250;
+
+/// How the scans of one daemon get on, over all attachments.
+#[derive(Debug, Default)]
+pub struct Scans {
+    running: AtomicU64,
+    keys: AtomicU64,
+}
+
+impl Scans {
+    /// Those under way, waiting ones included.
+    pub fn running(&self) -> u64 {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Keys of Redis looked at so far.
+    pub fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    fn run(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(self)
+    }
+}
+
+struct Running<'a>(&'a Scans);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 impl SharedTier {
     /// Removes entries; tells how many were there. On an error some may have been removed.
@@ -67,8 +101,9 @@ impl SharedTier {
                            database; name keys, a prefix or a pattern, or configure raw_prefix";
             return Err(SharedError::new(Trouble::Unexpected, message));
         }
+        let _running = self.scans.run();
         let closed = |_| SharedError::new(Trouble::Lost, "the connection to Redis has ended");
-        let _permit = self.scans.acquire().await.map_err(closed)?;
+        let _permit = self.turns.acquire().await.map_err(closed)?;
         let before = self.connection.slots().await?;
         let mut removed = self.remove_everywhere(space, selection, older).await?;
         let Some(before) = before else {
@@ -117,6 +152,8 @@ impl SharedTier {
             let mut replies = self.connection.calls(vec![call], Metering::Exempt).await?;
             let reply = replies.pop().ok_or_else(|| unexpected("SCAN"))??;
             let (next, mut keys) = page(reply).ok_or_else(|| unexpected("SCAN"))?;
+            let looked_at = keys.len() as u64;
+            self.scans.keys.fetch_add(looked_at, Ordering::Relaxed);
             keys.retain(|key| space.selects(selection, key));
             for keys in keys.chunks(REMOVE_MAX) {
                 removed += match older {
