@@ -160,20 +160,20 @@ impl Waiting {
     }
 }
 
-async fn figure(daemon: &Daemon, name: &str) -> u64 {
+async fn figure(daemon: &Daemon, name: &str) -> f64 {
     let figure = Metrics::of(daemon).await.get(name, &[]);
-    figure.expect("is always there") as u64
+    figure.expect("is always there")
 }
 
 /// Waits until so many callers of these daemons together take part, which are then all waiting or
 /// about to.
-async fn are_waiting(daemons: &[&Daemon], count: u64) {
+async fn are_waiting(daemons: &[&Daemon], count: u32) {
     eventually(&format!("{count} wait"), async || {
-        let mut sum = 0;
+        let mut sum = 0.0;
         for daemon in daemons {
             sum += figure(daemon, "cache_leases_waiting").await;
         }
-        sum == count
+        sum == f64::from(count)
     })
     .await;
 }
@@ -208,12 +208,12 @@ async fn of_a_thousand_callers_on_four_daemons_one_computes() {
     waiting.all_get("value").await;
     late.all_get("value").await;
     are_waiting(&all, 0).await;
-    let mut granted = 0;
+    let mut granted = 0.0;
     for daemon in &daemons {
         granted += figure(daemon, "cache_leases_granted_total").await;
-        assert_eq!(figure(daemon, "cache_leases_timed_out_total").await, 0);
+        assert_eq!(figure(daemon, "cache_leases_timed_out_total").await, 0.0);
     }
-    assert_eq!(granted, 1);
+    assert_eq!(granted, 1.0);
     let (sets, reads) = (redis.calls("set"), redis.calls("mget"));
     println!("1001 callers: {sets} questions for the lease, {reads} for the value");
     // Each daemon asks once for each thing that happens: the lease, the value, those who come late.
@@ -251,7 +251,7 @@ async fn when_the_holder_is_gone_one_more_is_told_after_its_time() {
 }
 
 /// What can happen to an entry while it is computed, and what is there afterwards.
-async fn overtake(how: usize, other: &Caller, redis: &Redis, key: &str) -> Option<&'static str> {
+async fn overtake(how: u32, other: &Caller, redis: &Redis, key: &str) -> Option<&'static str> {
     match how {
         0 => assert_eq!(
             other.invalidate(key).await.shared_outcome(),
@@ -311,7 +311,7 @@ async fn a_token_that_was_overtaken_writes_nothing() {
         }
         if how < 7 {
             let refused = figure(&pair.near, "cache_leases_refused_total").await;
-            assert_eq!(refused as usize, how + 1);
+            assert_eq!(refused, f64::from(how + 1));
         }
     }
     // The invalidation of the own daemon, and what it had written itself.
@@ -417,13 +417,16 @@ async fn waits_are_bounded_and_who_goes_away_leaves_nothing() {
     let begun = Instant::now();
     let reply = near.get_with("k", lease(0, LONG)).await;
     assert!(reply.entry.is_none() && reply.lease.is_none());
-    assert_eq!(figure(&pair.near, "cache_leases_waited_total").await, 0);
+    assert_eq!(figure(&pair.near, "cache_leases_waited_total").await, 0.0);
     let reply = near.get_with("k", lease(400, LONG)).await;
     assert!(reply.entry.is_none() && reply.lease.is_none());
     let waited = begun.elapsed();
     assert!(waited >= Duration::from_millis(400), "{waited:?}");
     assert!(waited < Duration::from_secs(10), "{waited:?}");
-    assert_eq!(figure(&pair.near, "cache_leases_timed_out_total").await, 1);
+    assert_eq!(
+        figure(&pair.near, "cache_leases_timed_out_total").await,
+        1.0
+    );
     // The caller's own deadline.
     let mut request = Request::new(request::get("n", "k"));
     request.get_mut().options = Some(lease(LONG, LONG));

@@ -313,7 +313,7 @@ impl Engine {
         if publishes {
             return Some(Deferred::Publish { namespace, key });
         }
-        tagged.is_none().then(|| Deferred::Remove {
+        tagged.is_none().then_some(Deferred::Remove {
             namespace,
             key,
             stamp: bound,

@@ -108,7 +108,7 @@ impl Token {
     }
 
     /// As callers get it.
-    pub fn to_bytes(&self) -> Bytes {
+    pub fn to_bytes(self) -> Bytes {
         let mut bytes = Vec::with_capacity(TOKEN_BYTES_MAX);
         match self {
             Self::Shared { stamp, tags } => {

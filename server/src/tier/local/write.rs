@@ -76,14 +76,14 @@ impl LocalTier {
     ) -> Result<Leased> {
         let lock = self.lock(name).await;
         let slice = Arc::clone(&self.inner.slices).read_owned().await;
-        match self.head_or_lease(name).await? {
-            Some((head, until, there)) if head.content() == Content::Lease => {
-                if there.epoch == mark.epoch {
-                    return Ok(Leased::Held(until));
-                }
+        if let Some((head, until, there)) = self.head_or_lease(name).await? {
+            let is_lease = head.content() == Content::Lease;
+            if is_lease && there.epoch == mark.epoch {
+                return Ok(Leased::Held(until));
             }
-            Some((head, ..)) if over != Some(head.stamp) => return Ok(Leased::Taken),
-            _ => {}
+            if !is_lease && over != Some(head.stamp) {
+                return Ok(Leased::Taken);
+            }
         }
         let value = self.wrap(lease, expires, mark);
         self.change(name, Change::Lease(value), (lock, slice))
