@@ -23,7 +23,7 @@ pub struct Beginning {
     pub stamp: Stamp,
     /// What it has in the place of a value.
     pub content: Content,
-    /// As in [`Head`].
+    /// As in the head of the whole record.
     pub is_tagged: bool,
     /// How long the entry lives from when it was put.
     pub lifetime: Duration,
