@@ -2,11 +2,12 @@
 //!
 //! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
 //! a shared tier; `shared` what a local copy is worth then; `tags` what an entry with tags is
-//! worth; `outage` what is done for Redis's return. With no shared tier the local one is the whole
-//! cache (P25).
+//! worth; `lease` who computes what is missing; `outage` what is done for Redis's return. With no
+//! shared tier the local one is the whole cache (P25).
 
 mod flight;
 mod invalidate;
+mod lease;
 mod look;
 mod outage;
 mod read;
@@ -19,8 +20,10 @@ mod write;
 
 use std::{sync::Arc, time::Duration};
 
+use self::lease::{Leases, check_tags_of_lease, check_token, lease_has_ended};
 pub use self::{
     invalidate::{Invalidated, Target},
+    lease::{GiveBack, Lease, LeaseRequest, Token, give_back},
     outage::Outage,
     read::{Answer, Existence, Hit, ReadOptions},
     shared::Shared,
@@ -33,6 +36,7 @@ use crate::{
     error::{Error, Result},
     namespace::{Met, Namespace, Namespaces},
     stamp::Stamper,
+    stats::LeaseCounts,
     tier::local::{LocalStats, LocalTier},
 };
 
@@ -108,6 +112,7 @@ pub struct Engine {
     namespaces: Namespaces,
     local: LocalTier,
     shared: Option<Shared>,
+    leases: Leases,
 }
 
 impl Engine {
@@ -122,6 +127,8 @@ impl Engine {
     ) -> Self {
         Self {
             namespaces: Namespaces::new(Arc::clone(&config)),
+            // Others must have room beside those who wait.
+            leases: Leases::new((config.server.max_in_flight / 2).max(1)),
             stamper,
             config,
             clock,
@@ -161,6 +168,16 @@ impl Engine {
     /// The time, as lifetimes are measured.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// What was counted of leases.
+    pub fn lease_counts(&self) -> &LeaseCounts {
+        self.leases.counts()
+    }
+
+    /// Lets all who wait for another caller's value go without it, now and from now on.
+    pub fn end_waits(&self) {
+        self.leases.end_waits();
     }
 
     /// What was counted for each namespace.

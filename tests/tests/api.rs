@@ -707,24 +707,8 @@ async fn what_this_version_does_not_serve_says_so() {
         lease: Some(LeaseRequest::default()),
         ..ReadOptions::default()
     };
-    let get = GetRequest {
-        options: Some(lease),
-        ..request::get("n", "k")
-    };
-    let token = WriteOptions {
-        lease_token: "t".into(),
-        ..WriteOptions::default()
-    };
-    let write = PutRequest {
-        options: Some(token),
-        ..request::put("n", "k", "new")
-    };
     let none = tokio_stream::empty::<WriteRequest>();
-    let tag = request::invalidate("n", Target::Tag("t".into()));
     let statuses = [
-        ("options.lease", stub.get(get).await.err()),
-        ("options.lease_token", stub.put(write).await.err()),
-        ("tag", stub.invalidate(tag).await.err()),
         ("Read", stub.read(ReadRequest::default()).await.err()),
         ("Write", stub.write(none).await.err()),
     ];

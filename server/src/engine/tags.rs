@@ -126,6 +126,7 @@ impl Engine {
             record: Record::encode(&entry, stamp, created, expires, Compression::None)?,
             expires,
             condition,
+            lease: None,
             mode: WriteMode::Through,
             steps: &Steps::default(),
         };

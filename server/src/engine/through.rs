@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{
     Engine, Outcome, WriteMode,
     shared::{Shared, shared_is_away},
-    write::{Done, Put, refusal},
+    write::{Done, Put},
 };
 use crate::{
     coherence::Link,
@@ -13,7 +13,8 @@ use crate::{
     entry::Entry,
     error::{Error, Kind, Result},
     journal::Deferred,
-    record::Record,
+    record::{Content, Record},
+    stamp::Stamp,
     steps::{Ended, What},
     tier::{
         Condition, Found, Mark, Stored,
@@ -51,8 +52,7 @@ impl Engine {
         let limit = policy.shared_value_max.filter(|_| !policy.raw);
         let too_large = limit.is_some_and(|limit| entry.value.len() as u64 > limit.0);
         if too_large && policy.immutable {
-            shared.coherence.changed(name.as_bytes());
-            return self.put_locally(put, shared.mark(policy)).await;
+            return self.put_here_only(shared, put, &name).await;
         }
         // Too large for Redis: there it is noted under its stamp, so that others drop what they
         // have and this daemon can verify its copy.
@@ -67,12 +67,14 @@ impl Engine {
                 if put.mode == WriteMode::Shared {
                     return Err(shared_is_away("options.mode: SHARED", ""));
                 }
+                put.check_lease_without_redis(lost > 0)?;
                 match self.put_later(shared, put, &name).await? {
                     Some(done) => return Ok(done),
                     // It has come back.
                     None => continue,
                 }
             };
+            put.check_lease_with_redis()?;
             let stored = self
                 .put_on(shared, &link, put, (&name, &sent), lost > 0)
                 .await;
@@ -84,7 +86,7 @@ impl Engine {
                     done.spent = Some(begun.elapsed());
                     return Ok(done);
                 }
-                Err(NotPut::Refused) => return Err(refusal(put.condition)),
+                Err(NotPut::Refused) => return Err(put.refusal(put.condition)),
                 Err(NotPut::Unclear) => return Err(unclear()),
                 Err(NotPut::Trouble(error)) => error,
             };
@@ -115,7 +117,7 @@ impl Engine {
         let counts = |it: &Found| shared.coherence.is_unwished(it.mark, name.as_bytes());
         match found.filter(counts) {
             Some(found) if found.record.entry()? != put.record.entry()? => {
-                Err(refusal(put.condition))
+                Err(put.refusal(put.condition))
             }
             _ => Ok(()),
         }
@@ -202,15 +204,22 @@ impl Engine {
         let Some(link) = shared.coherence.link() else {
             return Ok(None);
         };
-        let there = shared.noted(&link, link.tier().check(name).await);
+        let there = shared.noted(&link, link.tier().check_or_lease(name).await);
         let Ok(there) = there else { return Ok(None) };
-        let holds = match (put.condition, &there) {
-            (Condition::Always, _) | (Condition::Absent | Condition::AbsentOrSame, None) => true,
-            (Condition::Version(wanted), Some(there)) => there.record.stamp == wanted,
-            _ => false,
+        let (lease, entry) = match there {
+            Some(there) if there.record.content == Content::Lease => {
+                (Some(there.record.stamp), None)
+            }
+            there => (None, there.map(|there| there.record.stamp)),
+        };
+        let holds = match put.condition {
+            Condition::Always => true,
+            Condition::Absent | Condition::AbsentOrSame => entry.is_none(),
+            Condition::Version(wanted) => entry == Some(wanted),
+            Condition::Lease(wanted) => lease == Some(wanted),
         };
         if !holds {
-            return Err(refusal(put.condition));
+            return Err(put.refusal(put.condition));
         }
         let removed = link.tier().delete(std::slice::from_ref(name)).await;
         let removed = shared.noted(&link, removed);
@@ -247,6 +256,7 @@ impl Engine {
         if !shared.coherence.is_detached_for_sure(&gate) {
             return Ok(None);
         }
+        let bound = self.bound_of(shared, put)?;
         shared.coherence.changed(name.as_bytes());
         let policy = &put.namespace.policy;
         let mark = match policy.immutable {
@@ -262,7 +272,7 @@ impl Engine {
         {
             return done.map(Some);
         }
-        let Some(deferred) = self.later(put) else {
+        let Some(deferred) = self.later(put, bound) else {
             return done.map(Some);
         };
         let begun = Instant::now();
@@ -291,7 +301,7 @@ impl Engine {
 
     /// What is to be done for a put when Redis is back; `None` for a tag that was made for entries
     /// of this outage: they end with it, and those that have the tag in Redis are not meant.
-    fn later(&self, put: &Put<'_>) -> Option<Deferred> {
+    fn later(&self, put: &Put<'_>, bound: Stamp) -> Option<Deferred> {
         let namespace = put.namespace.name.as_str().to_owned();
         let key = put.key.as_str().to_owned();
         let tagged = put.namespace.name.tagged();
@@ -306,7 +316,7 @@ impl Engine {
         tagged.is_none().then(|| Deferred::Remove {
             namespace,
             key,
-            stamp: self.stamper.bound(),
+            stamp: bound,
         })
     }
 

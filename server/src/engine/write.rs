@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Outcome, Provenance, ReadOptions, Source, check_batch};
+use super::{
+    Engine, Outcome, Provenance, ReadOptions, Source, Token, check_batch, check_tags_of_lease,
+    check_token, lease_has_ended,
+};
 use crate::{
     clock::Timestamp,
     config::{Policy, TierName},
@@ -40,6 +43,8 @@ pub struct PutOptions {
     pub mode: WriteMode,
     /// What must hold for the write to happen.
     pub condition: Condition,
+    /// The lease under which the value was computed; instead of a condition.
+    pub lease: Option<Token>,
 }
 
 /// A put that was accepted.
@@ -65,6 +70,7 @@ pub(super) struct Put<'a> {
     pub(super) record: Record,
     pub(super) expires: Timestamp,
     pub(super) condition: Condition,
+    pub(super) lease: Option<Token>,
     pub(super) mode: WriteMode,
     pub(super) steps: &'a Steps,
 }
@@ -80,6 +86,14 @@ pub(super) struct Done {
 }
 
 impl Put<'_> {
+    /// The answer when a condition does not hold.
+    pub(super) fn refusal(&self, condition: Condition) -> Error {
+        match self.lease {
+            Some(_) => lease_has_ended(),
+            None => refusal(condition),
+        }
+    }
+
     /// Notes that what was just written to a tier was not this put.
     pub(super) fn not_for(&self, tier: TierName) -> Outcome {
         self.steps.turns_out(What::Store, tier, Ended::Skipped);
@@ -114,6 +128,10 @@ impl Engine {
     ) -> Result<Written> {
         let namespace = self.namespaces.get(namespace)?;
         let result = self.put_in(&namespace, key, entry, (options, steps)).await;
+        let refused = |error: &Error| error.kind() == Kind::Precondition;
+        if options.lease.is_some() && result.as_ref().is_err_and(refused) {
+            self.leases.counts().refused.one();
+        }
         Self::counted_write(&namespace, result)
     }
 
@@ -159,10 +177,16 @@ impl Engine {
         self.check_mode(namespace, options.mode)?;
         let begun = Instant::now();
         let created = self.now();
+        if options.lease.is_some_and(|token| token.is_over(created)) {
+            return Err(lease_has_ended());
+        }
         let lifetime = lifetime(policy, options.ttl);
         let expires = created.after(lifetime);
         let tags = self.generations(namespace, entry.attributes.tags(), expires);
         let tags = tags.await?;
+        if let Some(token) = options.lease {
+            check_tags_of_lease(token, entry.attributes.tags(), &tags)?;
+        }
         let stamp = self.stamper.next();
         let times = (created, expires);
         let put = Put {
@@ -171,15 +195,17 @@ impl Engine {
             key: &key,
             record: Record::encode_tagged(&entry, &tags, stamp, times, policy.compression)?,
             expires,
-            condition: match options.condition {
-                Condition::Always if policy.immutable => Condition::AbsentOrSame,
-                condition => condition,
+            condition: match (options.lease, options.condition) {
+                (Some(token), _) => token.condition(),
+                (None, Condition::Always) if policy.immutable => Condition::AbsentOrSame,
+                (None, condition) => condition,
             },
+            lease: options.lease,
             mode: options.mode,
             steps,
         };
         if matches!(put.condition, Condition::Version(_)) && !self.is_there(&put).await? {
-            return Err(refusal(put.condition));
+            return Err(put.refusal(put.condition));
         }
         let mut done = self.store(&put, &entry).await;
         if self.is_in_the_way(&put, &done).await? {
@@ -252,6 +278,15 @@ impl Engine {
 
     /// The local tier alone, which decides the condition.
     pub(super) async fn put_locally(&self, put: &Put<'_>, mark: Mark) -> Result<Done> {
+        self.put_locally_if(put, mark, put.condition).await
+    }
+
+    pub(super) async fn put_locally_if(
+        &self,
+        put: &Put<'_>,
+        mark: Mark,
+        condition: Condition,
+    ) -> Result<Done> {
         let mut done = Done {
             stamp: put.record.head().stamp,
             expires: put.expires,
@@ -265,14 +300,14 @@ impl Engine {
         let begun = Instant::now();
         let stored = self
             .local
-            .put_if(&put.name, &put.record, put.expires, mark, put.condition)
+            .put_if(&put.name, &put.record, put.expires, mark, condition)
             .await;
         put.note(TierName::Local, &stored, begun);
         done.local = Outcome::Applied;
         match stored? {
             Stored::Written => {}
             Stored::Kept { head, expires } => (done.stamp, done.expires) = (head.stamp, expires),
-            Stored::Refused => return Err(refusal(put.condition)),
+            Stored::Refused => return Err(put.refusal(condition)),
         }
         Ok(done)
     }
@@ -306,6 +341,7 @@ fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
     if options.ttl.is_some_and(|ttl| ttl < TTL_MIN) {
         return Err(Error::invalid("ttl: must be at least 1ms"));
     }
+    check_token(policy, options)?;
     let versioned = matches!(options.condition, Condition::Version(_));
     if policy.immutable && versioned {
         return Err(Error::invalid(
@@ -336,12 +372,13 @@ fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
         .max(TTL_MIN)
 }
 
-pub(super) fn refusal(condition: Condition) -> Error {
+fn refusal(condition: Condition) -> Error {
     match condition {
         Condition::Version(_) => Error::new(
             Kind::Precondition,
             "options.if_version: the entry has another version or does not exist",
         ),
+        Condition::Lease(_) => lease_has_ended(),
         Condition::AbsentOrSame => Error::new(
             Kind::Exists,
             "key: the namespace is immutable and holds a different value for it",

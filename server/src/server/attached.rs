@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     coherence::{Coherence, Standing, Supervisor, supervise},
     config::Config,
-    engine::{Outage, Shared},
+    engine::{Outage, Shared, give_back},
     error::Result,
     frontdoor::grpc::SHARED_PART,
     journal::Journal,
@@ -72,11 +72,14 @@ impl Attached {
         let mut tasks = JoinSet::new();
         tasks.spawn(supervise(supervisor, stop.clone()));
         tasks.spawn(remove_wished);
+        let (give_back, giving) = give_back(Arc::clone(&coherence), stop.clone());
+        tasks.spawn(giving);
         let standing = coherence.follow();
         let shared = Shared::new(
             config.shared.clone(),
             coherence,
             journal.clone(),
+            give_back,
             Arc::clone(stamper),
         );
         let own = Self {

@@ -21,6 +21,7 @@ mod asking;
 mod call;
 mod connection;
 mod inspect;
+mod lease;
 mod moving;
 mod name;
 mod remove;
@@ -65,7 +66,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::SharedConfig,
     entry::{Attributes, Entry},
-    record::{Beginning, Compression, Record},
+    record::{Beginning, Compression, Content, Record},
     stamp::Stamp,
 };
 
@@ -179,20 +180,10 @@ impl SharedTier {
     }
 
     /// The live record of this name without its value. `None` when there is none, also when what is
-    /// there is too short for a record.
+    /// there is too short for a record, or a lease.
     pub async fn check(&self, name: &SharedName) -> Result<Option<There>> {
-        let sent = self.clock.now();
-        let key = name.as_bytes();
-        let [head, left] = self
-            .two(vec![Call::beginning(key), Call::time_left(key)])
-            .await?;
-        let head = match head {
-            Err(error) if error.is_wrong_type() => return Ok(None),
-            head => bytes_of(head?).ok_or_else(|| unexpected("GETRANGE"))?,
-        };
-        let expires = end(sent, &left?, name)?;
-        let there = Beginning::read(&head).zip(expires);
-        Ok(there.map(|(record, expires)| There { record, expires }))
+        let there = self.check_or_lease(name).await?;
+        Ok(there.filter(|it| it.record.content != Content::Lease))
     }
 
     /// Writes a record for `lifetime`, at least 1 ms and at most the namespace's longest, if the
@@ -213,8 +204,10 @@ impl SharedTier {
         let millis = i64::try_from(lifetime.as_millis().max(1)).unwrap_or(i64::MAX);
         match condition {
             Condition::Always => self.set(name, value, millis, false).await,
-            Condition::Absent => self.set(name, value, millis, true).await,
-            Condition::Version(stamp) => self.put_version(name, value, millis, stamp).await,
+            Condition::Absent => self.put_absent(name, &value, millis).await,
+            Condition::Version(stamp) | Condition::Lease(stamp) => {
+                self.put_version(name, value, millis, stamp).await
+            }
             Condition::AbsentOrSame => self.put_or_keep(name, record, value, millis).await,
         }
     }
@@ -264,7 +257,7 @@ impl SharedTier {
         millis: i64,
     ) -> Result<Stored> {
         for _ in 0..LOOKS_MAX {
-            match self.set(name, value.clone(), millis, true).await? {
+            match self.put_absent(name, &value, millis).await? {
                 Stored::Refused => {}
                 stored => return Ok(stored),
             }
