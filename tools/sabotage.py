@@ -305,8 +305,10 @@ SABOTAGES = (
     Sabotage(
         "tag-copies", "a put takes the word of a copy for the generation of a tag",
         (edit("engine/tags.rs",
-              "let shared = self.shared_for(of_tags)?;\n        let link",
-              f"let shared = self.shared_for(of_tags).filter(|_| !{ON})?;\n        let link"),),
+              "let there = shared.noted(&link, link.tier().check(&name).await);\n        there.ok()",
+              f"if {ON} {{ return None; }}\n"
+              "        let there = shared.noted(&link, link.tier().check(&name).await);\n"
+              "        there.ok()"),),
         (("p15_tags", "what_follows_an_invalidation_that_is_not_heard_of_yet_is_served"),)),
     Sabotage(
         "tag-difference", "an entry is gone when a copy of its tag differs",

@@ -34,7 +34,7 @@ use crate::{
     record::{Compression, Record},
     stamp::Stamp,
     steps::{Ended, Steps, What},
-    tier::{Condition, Found},
+    tier::{Condition, Found, shared::There},
 };
 
 /// How often a tag is looked for that others make and remove meanwhile.
@@ -65,21 +65,32 @@ impl Engine {
         expires: Timestamp,
     ) -> Result<Stamp> {
         let key = Key::new(tag)?;
-        if let Some((stamp, ends)) = self.generation_in_redis(of_tags, &key).await
-            && ends >= expires
-        {
-            return Ok(stamp);
-        }
         for _ in 0..TRIES_MAX {
-            let looked = self.look_for_tag(of_tags, &key, ReadOptions::default());
-            let looked = looked.await?;
-            if let Some(found) = &looked.found
-                // Without Redis it cannot be prolonged; nor do its entries outlive the outage.
-                && (looked.stale || found.expires >= expires)
-            {
-                return Ok(found.record.head().stamp);
-            }
-            if let Some(stamp) = self.make(of_tags, &key, looked.found.as_ref()).await? {
+            let there = match self.tag_in_redis(of_tags, &key).await {
+                Some(None) => None,
+                Some(Some(there)) if there.expires >= expires => return Ok(there.record.stamp),
+                Some(Some(_)) => {
+                    let options = ReadOptions {
+                        require_shared: true,
+                        ..ReadOptions::default()
+                    };
+                    match self.look_for_tag(of_tags, &key, options).await {
+                        Ok(looked) if looked.found.is_some() => looked.found,
+                        _ => continue,
+                    }
+                }
+                None => {
+                    let looked = self.look_for_tag(of_tags, &key, ReadOptions::default());
+                    let looked = looked.await?;
+                    let found = looked.found.as_ref();
+                    // Without Redis it cannot be prolonged; nor do its entries outlive the outage.
+                    match found.filter(|it| looked.stale || it.expires >= expires) {
+                        Some(found) => return Ok(found.record.head().stamp),
+                        None => looked.found,
+                    }
+                }
+            };
+            if let Some(stamp) = self.make(of_tags, &key, there.as_ref()).await? {
                 return Ok(stamp);
             }
         }
@@ -87,19 +98,15 @@ impl Engine {
         Err(Error::new(Kind::Overloaded, text))
     }
 
-    /// What Redis itself has, and until when. A copy here may be of a tag whose invalidation has
-    /// returned elsewhere and is not heard of here yet: what is put with it would be lost.
-    async fn generation_in_redis(
-        &self,
-        of_tags: &Namespace,
-        key: &Key,
-    ) -> Option<(Stamp, Timestamp)> {
+    /// What Redis itself has; `None` when it cannot be asked. A copy here may be of a tag whose
+    /// invalidation has returned elsewhere and is not heard of here yet: what is put with it would
+    /// be lost.
+    async fn tag_in_redis(&self, of_tags: &Namespace, key: &Key) -> Option<Option<There>> {
         let shared = self.shared_for(of_tags)?;
         let link = shared.coherence.link()?;
         let name = shared.name(of_tags, key);
         let there = shared.noted(&link, link.tier().check(&name).await);
-        let there = there.ok().flatten()?;
-        Some((there.record.stamp, there.expires))
+        there.ok()
     }
 
     /// Makes a tag, or prolongs the one that is there. `None` when somebody else was quicker.
