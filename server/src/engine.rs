@@ -2,15 +2,20 @@
 //!
 //! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
 //! a shared tier; `shared` what a local copy is worth then; `outage` what is done for Redis's
-//! return. With no shared tier the local one is the whole cache (P25).
+//! return; `upload` and `download` what values in chunks need, and `sweep` what is left of
+//! them. With no shared tier the local one is the whole cache (P25).
 
+mod download;
 mod flight;
 mod invalidate;
 mod look;
 mod outage;
+mod placed;
 mod read;
 mod shared;
+mod sweep;
 mod through;
+mod upload;
 mod watch;
 mod wish;
 mod write;
@@ -18,10 +23,13 @@ mod write;
 use std::{sync::Arc, time::Duration};
 
 pub use self::{
+    download::{Body, Range, Reading},
     invalidate::{Invalidated, Target},
     outage::Outage,
     read::{Answer, Existence, Hit, ReadOptions},
     shared::Shared,
+    sweep::Sweeps,
+    upload::{Draft, Part, Uploaded},
     watch::{News, Told, Watcher},
     write::{PutOptions, WriteMode, Written},
 };

@@ -6,7 +6,8 @@
 //!     16     3  magic "PNR"
 //!     19     1  format version, 1
 //!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame,
-//!               3 not here: whoever put the entry has it, this only says that it exists
+//!               3 not here: whoever put the entry has it, this only says that it exists,
+//!               4 in chunks beside it: stored is where they are (see `manifest`)
 //!     21     3  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
 //!     32     8  lifetime ends at, ms since the Unix epoch
@@ -23,11 +24,14 @@
 //! every format version ever released or says `Corrupt`; lengths are checked before anything is
 //! allocated. `server/tests/golden/` keeps records of every released version.
 
+mod manifest;
+
 use std::{borrow::Cow, hash::Hasher};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
+pub use self::manifest::{CHUNK_BYTES, Digest, LARGE_VALUE_BYTES_MAX, Manifest, checksum_of};
 use crate::{
     clock::Timestamp,
     entry::{Attributes, Entry},
@@ -66,6 +70,7 @@ enum Codec {
     Lz4 = 1,
     Zstd = 2,
     Elsewhere = 3,
+    InChunks = 4,
 }
 
 /// What the fixed part of a record says.
@@ -120,13 +125,18 @@ impl Record {
             stored_bytes: stored.len(),
         };
         bytes.extend_from_slice(&stored);
+        Ok(Self::sealed(head, bytes))
+    }
+
+    /// Puts the header over the beginning of `bytes`, which are complete otherwise.
+    fn sealed(head: Head, mut bytes: Vec<u8>) -> Self {
         head.write(&mut bytes);
         let sum = checksum(&bytes);
         bytes[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
-        Ok(Self {
+        Self {
             head,
             bytes: bytes.into(),
-        })
+        }
     }
 
     /// Takes a record apart far enough to trust it. `Corrupt` when it is damaged, cut short, not a
@@ -155,17 +165,10 @@ impl Record {
             stored_bytes: 0,
             ..self.head
         };
-        let mut bytes = vec![0; HEADER_BYTES];
-        head.write(&mut bytes);
-        let sum = checksum(&bytes);
-        bytes[CHECKSUM_AT..].copy_from_slice(&sum.to_le_bytes());
-        Self {
-            head,
-            bytes: bytes.into(),
-        }
+        Self::sealed(head, vec![0; HEADER_BYTES])
     }
 
-    /// Whether the value is here.
+    /// Whether the value is in the tier that the record is from: in it, or in chunks beside it.
     pub fn has_value(&self) -> bool {
         self.head.codec != Codec::Elsewhere
     }
@@ -180,12 +183,11 @@ impl Record {
         &self.bytes
     }
 
-    /// The entry. An uncompressed value shares the record's memory. `Corrupt` when a part does not
+    /// The entry of a value that is here. An uncompressed value shares the record's memory. `Corrupt` when a part does not
     /// decode, which the checksum makes all but impossible.
     pub fn entry(&self) -> Result<Entry> {
         let value_at = HEADER_BYTES + self.head.attribute_bytes;
-        let attributes = decode_attributes(&self.bytes[HEADER_BYTES..value_at])
-            .ok_or_else(|| corrupt("attributes do not decode"))?;
+        let attributes = self.attributes()?;
         let stored = self.bytes.slice(value_at..);
         let value = decompress(stored, self.head.codec, self.head.value_bytes)?;
         Ok(Entry { value, attributes })
@@ -228,6 +230,7 @@ impl Head {
             1 => Codec::Lz4,
             2 => Codec::Zstd,
             3 => Codec::Elsewhere,
+            4 => Codec::InChunks,
             _ => return None,
         };
         let size = |at: usize| u32_at(header, at).map(|size| size as usize);
@@ -248,9 +251,13 @@ impl Head {
         let raw = match codec {
             Codec::Raw => head.stored_bytes == head.value_bytes,
             Codec::Elsewhere => head.stored_bytes == 0 && head.attribute_bytes == 0,
-            Codec::Lz4 | Codec::Zstd => true,
+            Codec::Lz4 | Codec::Zstd | Codec::InChunks => true,
         };
-        (whole && raw && head.value_bytes <= VALUE_BYTES_MAX).then_some(head)
+        let largest = match codec {
+            Codec::InChunks => usize::try_from(LARGE_VALUE_BYTES_MAX).unwrap_or(usize::MAX),
+            _ => VALUE_BYTES_MAX,
+        };
+        (whole && raw && head.value_bytes <= largest).then_some(head)
     }
 }
 
@@ -283,7 +290,7 @@ fn compress(value: &[u8], wish: Compression) -> (Codec, Cow<'_, [u8]>) {
 fn decompress(stored: Bytes, codec: Codec, value_bytes: usize) -> Result<Bytes> {
     let value = match codec {
         Codec::Raw => return Ok(stored),
-        Codec::Elsewhere => return Err(corrupt("the value is not here")),
+        Codec::Elsewhere | Codec::InChunks => return Err(corrupt("the value is not here")),
         Codec::Lz4 => lz4_flex::block::decompress(&stored, value_bytes)
             .map_err(|error| corrupt("value is not LZ4").caused_by(error))?,
         Codec::Zstd => zstd::bulk::decompress(&stored, value_bytes)

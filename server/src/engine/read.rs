@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::{
     BATCH_TURN, Engine, Provenance, Source, available, check_batch,
     look::Known,
@@ -9,7 +11,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    config::TierName,
+    config::{TierName, UNARY_VALUE_BYTES_MAX},
     entry::Entry,
     error::{Error, Kind, Result},
     key::{EntryName, Key},
@@ -117,16 +119,36 @@ impl Engine {
         steps: &Steps,
     ) -> Result<Answer> {
         let key = Key::new(key)?;
-        let name = EntryName::new(&namespace.name, &key);
-        options.check(namespace, self.shared_for(namespace))?;
         let begun = Instant::now();
-        let looked = match self.shared_for(namespace) {
+        let looked = self.look_at(namespace, &key, options, steps).await?;
+        let looked = match looked.is_in_chunks() {
+            true => {
+                let mut room = UNARY_VALUE_BYTES_MAX;
+                let whole = self.assemble(namespace, &key, looked, options, &mut room);
+                Box::pin(whole).await?
+            }
+            false => looked,
+        };
+        Ok(self.answer(namespace, looked, begun.elapsed()))
+    }
+
+    /// What the tiers have for a key, its value perhaps in chunks.
+    pub(super) async fn look_at(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        options: ReadOptions,
+        steps: &Steps,
+    ) -> Result<Looked> {
+        let name = EntryName::new(&namespace.name, key);
+        options.check(namespace, self.shared_for(namespace))?;
+        Ok(match self.shared_for(namespace) {
             None => {
                 let found = self.find_locally(namespace, &name, steps).await;
                 found.map_or_else(Looked::nothing, Looked::local)
             }
             Some(shared) => {
-                let shared_name = shared.name(namespace, &key);
+                let shared_name = shared.name(namespace, key);
                 let question = Question {
                     namespace,
                     name: &name,
@@ -136,8 +158,7 @@ impl Engine {
                 };
                 self.look(shared, question, None, options).await?
             }
-        };
-        Ok(self.answer(namespace, looked, begun.elapsed()))
+        })
     }
 
     pub(super) async fn find_locally(
@@ -171,9 +192,11 @@ impl Engine {
         Self::counted(&namespace, checked)?;
         let mut answers = Vec::with_capacity(keys.len());
         let mut keys = keys.into_iter().peekable();
+        let mut room = UNARY_VALUE_BYTES_MAX;
         while keys.peek().is_some() {
             let turn = keys.by_ref().take(BATCH_TURN).map(Key::new).collect();
-            self.get_turn(&namespace, turn, (options, steps), &mut answers)
+            let wish = (options, steps);
+            self.get_turn(&namespace, turn, wish, (&mut answers, &mut room))
                 .await;
             tokio::task::yield_now().await;
         }
@@ -185,7 +208,7 @@ impl Engine {
         namespace: &Namespace,
         keys: Vec<Result<Key>>,
         (options, steps): (ReadOptions, &Steps),
-        answers: &mut Vec<Result<Answer>>,
+        (answers, room): (&mut Vec<Result<Answer>>, &mut u64),
     ) {
         let begun = Instant::now();
         let valid = keys.iter().flatten();
@@ -214,10 +237,16 @@ impl Engine {
         let lookup = begun.elapsed();
         let mut looked = looked.into_iter();
         for key in keys {
-            let answer = key.and_then(|_| {
-                let looked = looked.next().unwrap_or_else(|| Ok(Looked::nothing()))?;
-                Ok(self.answer(namespace, looked, lookup))
-            });
+            let looked = match key {
+                Ok(key) => match looked.next().unwrap_or_else(|| Ok(Looked::nothing())) {
+                    Ok(looked) if looked.is_in_chunks() => {
+                        Box::pin(self.assemble(namespace, &key, looked, options, room)).await
+                    }
+                    looked => looked,
+                },
+                Err(error) => Err(error),
+            };
+            let answer = looked.map(|looked| self.answer(namespace, looked, lookup));
             answers.push(Self::counted(namespace, answer));
         }
     }
@@ -306,8 +335,8 @@ impl Engine {
         })
     }
 
-    fn answer(&self, namespace: &Namespace, looked: Looked, lookup: Duration) -> Answer {
-        let hit = looked.found.and_then(|found| hit(namespace, &found));
+    pub(super) fn answer(&self, namespace: &Namespace, looked: Looked, lookup: Duration) -> Answer {
+        let hit = looked.found.and_then(|found| hit(namespace, &found, looked.value));
         let counters = &namespace.counters;
         match (&hit, looked.source) {
             (Some(_), Source::Shared) => counters.hits_shared.one(),
@@ -364,9 +393,13 @@ impl Share {
     }
 }
 
-fn hit(namespace: &Namespace, found: &Found) -> Option<Hit> {
-    let head = found.record.head();
-    let hit = found.record.entry().map(|entry| {
+fn hit(namespace: &Namespace, found: &Found, value: Option<Bytes>) -> Option<Hit> {
+    let (record, head) = (&found.record, found.record.head());
+    let entry = match value {
+        Some(value) => record.attributes().map(|attributes| Entry { value, attributes }),
+        None => record.entry(),
+    };
+    let hit = entry.map(|entry| {
         let (stamp, created) = (head.stamp, head.created);
         Some(Hit {
             entry,

@@ -6,11 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use super::{
     Source,
     flight::{Fetched, Flights},
+    sweep::Sweeps,
 };
 use crate::{
     clock::Timestamp,
@@ -38,6 +40,7 @@ pub struct Shared {
     pub(super) coherence: Arc<Coherence>,
     pub(super) journal: Journal,
     pub(super) flights: Flights,
+    pub(super) sweeps: Sweeps,
     /// How long ago what was served as stale was right for sure.
     staleness: Histogram,
 }
@@ -59,6 +62,8 @@ pub(super) struct Looked {
     pub(super) stale: bool,
     /// Time spent on the shared tier; `None` when it was not asked.
     pub(super) shared: Option<Duration>,
+    /// The value of an entry whose record does not hold it.
+    pub(super) value: Option<Bytes>,
 }
 
 impl Looked {
@@ -68,7 +73,14 @@ impl Looked {
             source: Source::None,
             stale: false,
             shared: None,
+            value: None,
         }
+    }
+
+    /// Whether its value is still to be fetched.
+    pub(super) fn is_in_chunks(&self) -> bool {
+        let found = self.found.as_ref();
+        found.is_some_and(|it| it.record.head().is_in_chunks())
     }
 
     pub(super) fn local(found: Found) -> Self {
@@ -96,12 +108,18 @@ const LINKS_MAX: usize = 3;
 
 impl Shared {
     /// The shared tier as the engine uses it.
-    pub fn new(config: SharedConfig, coherence: Arc<Coherence>, journal: Journal) -> Self {
+    pub fn new(
+        config: SharedConfig,
+        coherence: Arc<Coherence>,
+        journal: Journal,
+        sweeps: Sweeps,
+    ) -> Self {
         Self {
             config,
             coherence,
             journal,
             flights: Flights::default(),
+            sweeps,
             staleness: Histogram::default(),
         }
     }

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Outcome, Provenance, Source, check_batch};
+use super::{Engine, Outcome, Provenance, Source, check_batch, placed::Placed};
 use crate::{
     clock::Timestamp,
     config::{Policy, TierName},
-    entry::Entry,
+    entry::{Attributes, Entry},
     error::{Error, Kind, Result},
     key::{EntryName, Key},
     namespace::Namespace,
@@ -66,6 +66,8 @@ pub(super) struct Put<'a> {
     pub(super) expires: Timestamp,
     pub(super) condition: Condition,
     pub(super) mode: WriteMode,
+    /// Where its value is to be found.
+    pub(super) placed: Placed,
     pub(super) steps: &'a Steps,
 }
 
@@ -131,7 +133,7 @@ impl Engine {
         Self::counted_write(&namespace, checked)
     }
 
-    fn counted_write<T>(namespace: &Namespace, result: Result<T>) -> Result<T> {
+    pub(super) fn counted_write<T>(namespace: &Namespace, result: Result<T>) -> Result<T> {
         match &result {
             // Not an error of anybody: the caller asked to be refused.
             Err(error) if matches!(error.kind(), Kind::Exists | Kind::Precondition) => {
@@ -150,39 +152,69 @@ impl Engine {
         (options, steps): (PutOptions, &Steps),
     ) -> Result<Written> {
         let key = Key::new(key)?;
-        let policy = &namespace.policy;
-        check(policy, &entry, &options)?;
+        check_value(&namespace.policy, &entry)?;
+        check(&namespace.policy, &entry.attributes, &options)?;
         self.check_mode(namespace, options.mode)?;
+        self.put_entry(namespace, &key, &entry, (options, steps))
+            .await
+    }
+
+    /// Puts an entry that has been checked.
+    pub(super) async fn put_entry(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        entry: &Entry,
+        (options, steps): (PutOptions, &Steps),
+    ) -> Result<Written> {
+        let policy = &namespace.policy;
         let begun = Instant::now();
-        let created = self.now();
-        let lifetime = lifetime(policy, options.ttl);
-        let expires = created.after(lifetime);
+        let (created, expires) = self.times(namespace, options.ttl);
         let stamp = self.stamper.next();
+        let limit = policy.shared_value_max.filter(|_| !policy.raw);
         let put = Put {
-            name: EntryName::new(&namespace.name, &key),
+            name: EntryName::new(&namespace.name, key),
             namespace,
-            key: &key,
-            record: Record::encode(&entry, stamp, created, expires, policy.compression)?,
+            key,
+            record: Record::encode(entry, stamp, created, expires, policy.compression)?,
             expires,
-            condition: match options.condition {
-                Condition::Always if policy.immutable => Condition::AbsentOrSame,
-                condition => condition,
-            },
+            condition: condition(policy, &options),
             mode: options.mode,
+            placed: Placed::Inside {
+                too_large: limit.is_some_and(|limit| entry.value.len() as u64 > limit.0),
+            },
             steps,
         };
-        let done = match self.shared_for(namespace) {
-            Some(shared) if options.mode != WriteMode::Local => {
-                Box::pin(self.put_through(shared, &put, &entry)).await?
+        self.publish(&put, begun).await
+    }
+
+    /// When an entry that is put now is put, and when it ends.
+    pub(super) fn times(
+        &self,
+        namespace: &Namespace,
+        ttl: Option<Duration>,
+    ) -> (Timestamp, Timestamp) {
+        let created = self.now();
+        (created, created.after(lifetime(&namespace.policy, ttl)))
+    }
+
+    /// Writes the record of a put to the tiers: with that, it is visible.
+    pub(super) async fn publish(&self, put: &Put<'_>, begun: Instant) -> Result<Written> {
+        let namespace = put.namespace;
+        let mut done = match self.shared_for(namespace) {
+            Some(shared) if put.mode != WriteMode::Local => {
+                Box::pin(self.put_through(shared, put)).await?
             }
             Some(shared) => {
-                let name = shared.name(namespace, &key);
+                let name = shared.name(namespace, put.key);
                 // An older value that is on its way from Redis must not replace this one.
                 shared.coherence.changed(name.as_bytes());
-                self.put_locally(&put, shared.mark(policy)).await?
+                let mark = shared.mark(&namespace.policy);
+                self.put_locally(put, mark).await?
             }
-            None => self.put_locally(&put, Mark::default()).await?,
+            None => self.put_locally(put, Mark::default()).await?,
         };
+        (done.local, done.shared) = put.placed.outcomes(done.local, done.shared);
         if !namespace.uses_local() {
             self.local.changes().changed(&put.name);
         }
@@ -233,7 +265,7 @@ impl Engine {
         Ok(done)
     }
 
-    fn check_mode(&self, namespace: &Namespace, mode: WriteMode) -> Result<()> {
+    pub(super) fn check_mode(&self, namespace: &Namespace, mode: WriteMode) -> Result<()> {
         let refused = match mode {
             WriteMode::Through => return Ok(()),
             WriteMode::Local if namespace.uses_local() => return Ok(()),
@@ -250,7 +282,15 @@ impl Engine {
     }
 }
 
-fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
+/// What the condition of a write comes to.
+pub(super) fn condition(policy: &Policy, options: &PutOptions) -> Condition {
+    match options.condition {
+        Condition::Always if policy.immutable => Condition::AbsentOrSame,
+        condition => condition,
+    }
+}
+
+fn check_value(policy: &Policy, entry: &Entry) -> Result<()> {
     let limit = policy.max_value_size.0;
     if entry.value.len() as u64 > limit {
         return Err(Error::invalid(format!(
@@ -259,6 +299,15 @@ fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
             entry.value.len()
         )));
     }
+    Ok(())
+}
+
+/// Checks all but the value.
+pub(super) fn check(
+    policy: &Policy,
+    attributes: &Attributes,
+    options: &PutOptions,
+) -> Result<()> {
     if options.ttl.is_some_and(|ttl| ttl < TTL_MIN) {
         return Err(Error::invalid("ttl: must be at least 1ms"));
     }
@@ -273,7 +322,7 @@ fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
             "options.if_version: the namespace is raw, its entries have no versions",
         ));
     }
-    if policy.raw && !entry.attributes.is_empty() {
+    if policy.raw && !attributes.is_empty() {
         return Err(Error::invalid(
             "metadata, content_type, tags: the namespace is raw, it keeps values only",
         ));

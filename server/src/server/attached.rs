@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     coherence::{Coherence, Standing, Supervisor, supervise},
     config::Config,
-    engine::{Outage, Shared},
+    engine::{Outage, Shared, Sweeps},
     error::Result,
     frontdoor::grpc::SHARED_PART,
     journal::Journal,
@@ -68,12 +68,23 @@ impl Attached {
             replay: outage.traced_by(tracer),
             daemon_id: journal.daemon_id(),
         };
+        let (tell, dropped) = Sweeps::dropped();
+        local.tell_of_dropped(tell);
+        let (sweeps, sweep) = Sweeps::new(Arc::clone(config), Arc::clone(&coherence), dropped);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(supervise(supervisor, stop.clone()));
         tasks.spawn(remove_wished);
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            // The engine outlives it.
+            tokio::select! {
+                () = sweep => {}
+                () = stopped.cancelled() => {}
+            }
+        });
         let standing = coherence.follow();
-        let shared = Shared::new(config.shared.clone(), coherence, journal.clone());
+        let shared = Shared::new(config.shared.clone(), coherence, journal.clone(), sweeps);
         let own = Self {
             tasks,
             stop,

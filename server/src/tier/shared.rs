@@ -19,6 +19,7 @@
 
 mod asking;
 mod call;
+mod chunks;
 mod connection;
 mod inspect;
 mod moving;
@@ -48,6 +49,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use self::{
     asking::Asking,
     call::{Call, bytes_of, count_of},
+    chunks::Bulk,
     connection::{Connection, Metering},
     scripts::{PUT_VERSION, REMOVE_SAME},
     settings::Settings,
@@ -64,6 +66,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::SharedConfig,
     entry::{Attributes, Entry},
+    error::Error,
     record::{self, Compression, Record},
     stamp::Stamp,
 };
@@ -80,10 +83,12 @@ const DAMAGED_HEAD_BYTES: usize = 64;
 /// Result of everything here.
 type Result<T> = std::result::Result<T, SharedError>;
 
-/// Records in Redis. Cheap to clone; all clones are one connection.
+/// Records in Redis. Cheap to clone; all clones are one connection, and one for large values.
 #[derive(Clone)]
 pub struct SharedTier {
     connection: Arc<Connection>,
+    /// For chunks of large values.
+    bulk: Arc<Bulk>,
     clock: Clock,
     corrupt: Arc<AtomicU64>,
     scans: Arc<Semaphore>,
@@ -117,9 +122,11 @@ impl SharedTier {
         client_name: &str,
     ) -> Result<Self> {
         let asking = Asking::new(config, tls.clone(), client_name);
+        let bulk = Bulk::new(at, config, tls.clone(), client_name);
         let settings = Settings::new(at, config, tls);
         Ok(Self {
             connection: Arc::new(Connection::open(settings, asking, client_name).await?),
+            bulk: Arc::new(bulk),
             clock,
             corrupt: Arc::default(),
             scans: Arc::new(Semaphore::new(SCANS_MAX)),
@@ -265,9 +272,10 @@ impl SharedTier {
                 // It has ended, or was damaged and is gone: there is room now.
                 continue;
             };
-            let (there, own) = (entry_of(&found.record)?, entry_of(record)?);
-            let same =
-                there.value == own.value && (name.is_raw() || there.attributes == own.attributes);
+            let same = match name.is_raw() {
+                true => entry_of(&found.record)?.value == entry_of(record)?.value,
+                false => found.record.says_the_same(record).map_err(undecoded)?,
+            };
             return Ok(match same {
                 true => Stored::Kept {
                     head: *found.record.head(),
@@ -323,17 +331,27 @@ impl SharedTier {
     pub fn give_up(&self, reason: &str) {
         self.connection
             .lose(SharedError::new(Trouble::Lost, reason));
+        self.bulk.give_up(reason);
     }
 
     /// Ends the connection of all clones; never hangs. What is in flight fails as
     /// [`Trouble::Lost`], what was not sent is not sent.
     pub async fn close(self) {
         self.connection.close().await;
+        self.bulk.close().await;
     }
 
     async fn two(&self, calls: Vec<Call>) -> Result<[Result<Value>; 2]> {
         let replies = self.connection.calls(calls, Metering::Counted).await?;
         replies.try_into().map_err(|_| unexpected("a pipeline"))
+    }
+
+    /// Removes a record whose chunks are not all there, unless another has taken its place.
+    pub async fn remove_incomplete(&self, name: &SharedName, record: &Record) -> Result<()> {
+        let bytes = record.as_bytes();
+        let head = bytes.slice(..bytes.len().min(DAMAGED_HEAD_BYTES));
+        let args = [head, bytes.len().to_string().into()];
+        self.run(&REMOVE_SAME, name.as_bytes(), &args).await.map(drop)
     }
 
     /// Removes a damaged record unless another has taken its place. It is a miss either way.
@@ -382,8 +400,11 @@ fn raw(value: Bytes, sent: Timestamp, expires: Timestamp) -> Result<Found> {
 }
 
 fn entry_of(record: &Record) -> Result<Entry> {
-    let fault = |_| SharedError::new(Trouble::Unexpected, "a record does not decode");
-    record.entry().map_err(fault)
+    record.entry().map_err(undecoded)
+}
+
+fn undecoded(_: Error) -> SharedError {
+    SharedError::new(Trouble::Unexpected, "a record does not decode")
 }
 
 #[cfg(test)]

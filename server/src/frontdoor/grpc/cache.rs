@@ -1,6 +1,9 @@
 //! `pannier.v1.CacheService`: decode, call the engine, encode.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use pannier_proto::v1::{
     ExistsRequest, ExistsResponse, GetManyRequest, GetManyResponse, GetRequest, GetResponse,
@@ -19,11 +22,12 @@ use super::{
     deadline, decode, encode,
     status::status,
     traced::traced,
+    transfer::{self, Held, Transfers},
     watch::{self, Replies},
 };
 use crate::{
     engine::{Engine, Provenance, PutOptions},
-    error::{Error, Kind, Result},
+    error::Result,
     key::key_hash,
     observe::{Method, Observer},
     steps::Steps,
@@ -37,6 +41,7 @@ pub(super) struct Cache {
     observer: Arc<Observer>,
     engine: Arc<Engine>,
     requests: Requests,
+    transfers: Transfers,
     /// Ends streams that would not end by themselves.
     stop: CancellationToken,
 }
@@ -45,12 +50,14 @@ impl Cache {
     pub(super) fn new(
         observer: Arc<Observer>,
         requests: Requests,
+        transfers: Transfers,
         stop: CancellationToken,
     ) -> Self {
         Self {
             engine: Arc::clone(observer.engine()),
             observer,
             requests,
+            transfers,
             stop,
         }
     }
@@ -266,11 +273,50 @@ impl Cache {
         };
         Ok((result, written.provenance))
     }
-}
 
-fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {
-    let text = format!("{rpc} is part of the contract, but not served by this version");
-    Err(status(Error::new(Kind::Unsupported, text)))
+    async fn read(
+        &self,
+        request: ReadRequest,
+        (deadline, begun): (Option<Duration>, Instant),
+        call: &mut Call<'_>,
+    ) -> Result<Replies<ReadResponse>> {
+        call.namespace.clone_from(&request.namespace);
+        call.key = Some(key_hash(&request.key));
+        let held = Held {
+            _request: self.requests.admit_stream()?,
+            _transfer: self.transfers.admit()?,
+        };
+        let range = transfer::range(&request);
+        let options = decode::read_options(request.options);
+        let options = self.engine.counted_for(&call.namespace, options)?;
+        let reading = self
+            .engine
+            .read(&call.namespace, request.key, options, range, &call.steps)
+            .await?;
+        call.provenance = Some(reading.answer.provenance);
+        Ok(transfer::stream(reading, held, (deadline, begun.into())))
+    }
+
+    async fn write(
+        &self,
+        stream: &mut Streaming<WriteRequest>,
+        call: &mut Call<'_>,
+    ) -> Result<WriteResponse> {
+        let _request = self.requests.admit()?;
+        let _transfer = self.transfers.admit()?;
+        let header = transfer::header(stream).await?;
+        call.namespace.clone_from(&header.namespace);
+        call.key = Some(key_hash(&header.key));
+        let draft = transfer::draft(header);
+        let draft = self.engine.counted_for(&call.namespace, draft)?;
+        let parts = transfer::parts(stream);
+        let uploaded = self
+            .engine
+            .write(&call.namespace, draft, parts, &call.steps)
+            .await?;
+        call.provenance = Some(uploaded.written.provenance);
+        Ok(transfer::written(&uploaded))
+    }
 }
 
 #[tonic::async_trait]
@@ -347,22 +393,26 @@ impl CacheService for Cache {
         &self,
         request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        let call = ("pannier.v1.CacheService/Read", "");
-        traced(self.observer.tracer(), call, request.metadata(), async {
-            not_served("Read")
-        })
-        .await
+        let begun = Instant::now();
+        let mut call = self.call(Method::Read, request.metadata());
+        let deadline = deadline::of(request.metadata());
+        let request = self.read(request.into_inner(), (deadline, begun), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn write(
         &self,
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        let call = ("pannier.v1.CacheService/Write", "");
-        traced(self.observer.tracer(), call, request.metadata(), async {
-            not_served("Write")
-        })
-        .await
+        let mut call = self.call(Method::Write, request.metadata());
+        let deadline = deadline::of(request.metadata());
+        let mut stream = request.into_inner();
+        let request = self.write(&mut stream, &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     type WatchStream = Replies<WatchResponse>;

@@ -42,7 +42,7 @@ impl LocalTier {
                 .is_some_and(|(head, ..)| head.stamp == wanted),
             Condition::AbsentOrSame => match self.record(name).await? {
                 None => true,
-                Some(found) if found.record.entry()? == record.entry()? => {
+                Some(found) if found.record.says_the_same(record)? => {
                     let head = *found.record.head();
                     return Ok(Stored::Kept {
                         head,
