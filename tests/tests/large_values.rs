@@ -382,7 +382,7 @@ async fn what_a_killed_daemon_was_writing_is_gone() {
 async fn a_chunk_that_has_gone_is_a_miss_of_the_whole() {
     let pair = Pair::start("", "").await;
     let (near, other) = (pair.near("n"), pair.other("n"));
-    let value = noise(11, 4 * MIB);
+    let value = noise(11, 3 * MIB + 9);
     // The first one, before the stream begins.
     near.write("first", &value).await;
     let first = chunks(&pair.redis);
@@ -762,7 +762,7 @@ async fn the_disk_budget_holds_for_large_and_small_together() {
         size_bytes: Some(100 << 20),
         ..caller.header("huge")
     };
-    let status = caller.try_write(header, &noise(1, MIB)).await.unwrap_err();
+    let status = caller.try_write(header, &noise(1, 2 * MIB)).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("local.disk_budget"), "{status:?}");
     // What they took is given back.
