@@ -243,8 +243,8 @@ SABOTAGES = (
     Sabotage(
         "verify", "a copy is verified whatever its version",
         (edit("engine/shared.rs",
-              "}) if there == stamp => {",
-              f"}}) if {ON} || there == stamp => {{"),),
+              "Some(there) if of_own(&there) => {",
+              f"Some(there) if {ON} || of_own(&there) => {{"),),
         (("p08_gaps", "a_cut_of_one_path_or_both_is_a_gap"),)),
 )
 

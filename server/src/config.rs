@@ -12,7 +12,9 @@ mod url;
 mod validate;
 mod words;
 
-use std::{collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    borrow::Cow, collections::BTreeMap, fmt, net::SocketAddr, path::PathBuf, time::Duration,
+};
 
 use serde::{Serialize, Serializer};
 
@@ -163,6 +165,22 @@ impl Policy {
         }
     }
 
+    /// Policy of the namespace that holds the tags of this one. They live twice as long as an
+    /// entry can, so that one put later finds its tags with enough left nearly always.
+    #[must_use]
+    pub fn of_tags(&self) -> Self {
+        let lifetime = Span(self.max_ttl.0.saturating_mul(2));
+        Self {
+            ttl: lifetime,
+            max_ttl: lifetime,
+            ttl_jitter: 0.0,
+            compression: Compression::None,
+            immutable: false,
+            shared_value_max: None,
+            ..self.clone()
+        }
+    }
+
     /// Lifetime of a put that asked for `wish`, without jitter.
     pub fn lifetime(&self, wish: Option<Duration>) -> Duration {
         wish.unwrap_or(self.ttl.0).min(self.max_ttl.0)
@@ -238,11 +256,16 @@ impl Config {
     }
 
     /// Policy of a namespace; `None` when it is not known and only known ones are served.
-    pub fn policy(&self, namespace: &NamespaceName) -> Option<&Policy> {
-        match self.namespaces.get(namespace.as_str()) {
-            None if self.server.known_namespaces_only => None,
-            found => Some(found.unwrap_or(&self.defaults)),
-        }
+    pub fn policy(&self, namespace: &NamespaceName) -> Option<Cow<'_, Policy>> {
+        let tagged = namespace.tagged();
+        let policy = match self.namespaces.get(tagged.unwrap_or(namespace.as_str())) {
+            None if self.server.known_namespaces_only => return None,
+            found => found.unwrap_or(&self.defaults),
+        };
+        Some(match tagged {
+            None => Cow::Borrowed(policy),
+            Some(_) => Cow::Owned(policy.of_tags()),
+        })
     }
 
     /// Beginnings of the keys in Redis that concern this daemon, none of which begins with another.

@@ -1,9 +1,10 @@
 //! The engine: the only place that knows which tier is asked when.
 //!
 //! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
-//! a shared tier; `shared` what a local copy is worth then; `outage` what is done for Redis's
-//! return; `upload` and `download` what values in chunks need, and `sweep` what is left of
-//! them. With no shared tier the local one is the whole cache (P25).
+//! a shared tier; `shared` what a local copy is worth then; `tags` what an entry with tags is
+//! worth; `outage` what is done for Redis's return; `upload` and `download` what values in chunks
+//! need, and `sweep` what is left of them. With no shared tier the local one is the whole cache
+//! (P25).
 
 mod download;
 mod flight;
@@ -14,6 +15,7 @@ mod placed;
 mod read;
 mod shared;
 mod sweep;
+mod tags;
 mod through;
 mod upload;
 mod watch;

@@ -57,8 +57,7 @@ impl Attributes {
         metadata.sort();
         let mut unique: Vec<String> = Vec::with_capacity(tags.len().min(TAGS_MAX));
         for tag in tags {
-            not_empty("tag", &tag)?;
-            limit("tag", tag.len(), TAG_BYTES_MAX, "bytes")?;
+            check_tag(&tag)?;
             if !unique.contains(&tag) {
                 limit("tags", unique.len() + 1, TAGS_MAX, "tags")?;
                 unique.push(tag);
@@ -117,6 +116,12 @@ pub struct Entry {
     pub value: Bytes,
     /// What is said about it.
     pub attributes: Attributes,
+}
+
+/// Checks a tag; `Invalid` says its length and the limit.
+pub fn check_tag(tag: &str) -> Result<()> {
+    not_empty("tag", tag)?;
+    limit("tag", tag.len(), TAG_BYTES_MAX, "bytes")
 }
 
 fn limit(field: &str, found: usize, max: usize, unit: &str) -> Result<()> {

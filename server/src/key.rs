@@ -8,6 +8,8 @@ use crate::error::{Error, Result};
 pub const KEY_BYTES_MAX: usize = 1024;
 /// Longest namespace name, in bytes.
 pub const NAMESPACE_BYTES_MAX: usize = 63;
+/// Ends the name of a namespace that holds the tags of another. No caller's name can.
+const TAGS_SUFFIX: &str = "!tags";
 
 /// A namespace's name: `[a-z0-9][a-z0-9._-]{0,62}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +21,25 @@ impl NamespaceName {
         let name = name.into();
         check_namespace(&name)?;
         Ok(Self(name))
+    }
+
+    /// A name that a daemon wrote down: a caller's, or that of a namespace of tags.
+    pub fn parse(name: &str) -> Result<Self> {
+        match name.strip_suffix(TAGS_SUFFIX) {
+            Some(tagged) => Ok(Self::new(tagged)?.of_tags()),
+            None => Self::new(name),
+        }
+    }
+
+    /// The namespace that holds the tags of this one.
+    #[must_use]
+    pub fn of_tags(&self) -> Self {
+        Self(format!("{}{TAGS_SUFFIX}", self.0))
+    }
+
+    /// Whose tags it holds; `None` for a caller's namespace.
+    pub fn tagged(&self) -> Option<&str> {
+        self.0.strip_suffix(TAGS_SUFFIX)
     }
 
     /// The name.
@@ -104,7 +125,7 @@ impl EntryName {
     /// Namespace and key.
     pub fn parts(&self) -> Option<(NamespaceName, Key)> {
         let (namespace, key) = self.0.split_at(self.0.iter().position(|b| *b == 0)?);
-        let namespace = NamespaceName::new(str::from_utf8(namespace).ok()?).ok()?;
+        let namespace = NamespaceName::parse(str::from_utf8(namespace).ok()?).ok()?;
         Some((namespace, Key::new(str::from_utf8(&key[1..]).ok()?).ok()?))
     }
 
@@ -179,6 +200,16 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn the_namespace_of_tags_is_no_caller_s() {
+        let of_tags = NamespaceName::new("n").expect("valid").of_tags();
+        assert_eq!((of_tags.as_str(), of_tags.tagged()), ("n!tags", Some("n")));
+        assert!(NamespaceName::new(of_tags.as_str()).is_err());
+        assert_eq!(NamespaceName::parse("n!tags").ok(), Some(of_tags));
+        assert_eq!(NamespaceName::parse("n").expect("valid").tagged(), None);
+        assert!(NamespaceName::parse("n!tags!tags").is_err());
     }
 
     #[test]

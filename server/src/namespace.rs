@@ -28,6 +28,8 @@ pub struct Namespace {
     pub policy: Policy,
     /// Its place in the shared tier, when there is one.
     pub space: SharedSpace,
+    /// Where its tags are kept (`engine::tags`); `None` for one that holds tags or can have none.
+    pub tags: Option<Arc<Namespace>>,
     /// Its counters; shared by all namespaces beyond [`COUNTED_APART_MAX`].
     pub counters: Arc<Counters>,
     /// Whether metrics show it by its name.
@@ -86,13 +88,15 @@ impl Namespaces {
             }
         }
         let name = NamespaceName::new(name)?;
-        let policy = self.config.policy(&name).cloned().ok_or_else(|| {
+        let policy = self.config.policy(&name).ok_or_else(|| {
             let shown = Shown(name.as_str());
             Error::invalid(format!(
                 "namespace: {shown} is not configured, and server.known_namespaces_only is set"
             ))
         })?;
+        let policy = policy.into_owned();
         let space = SharedSpace::new(&self.config.shared, &name, &policy);
+        let tags = (!policy.raw).then(|| self.of_tags(&name, &policy));
         let mut met = self.met.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(namespace) = met.get(name.as_str()) {
             return Ok(Arc::clone(namespace));
@@ -105,6 +109,7 @@ impl Namespaces {
                 name,
                 policy,
                 space,
+                tags,
                 counters,
                 labelled: false,
             }));
@@ -115,10 +120,24 @@ impl Namespaces {
             name,
             policy,
             space,
+            tags,
             counters: Arc::default(),
         });
         met.insert(key, Arc::clone(&namespace));
         Ok(namespace)
+    }
+
+    /// What is done with tags is counted nowhere.
+    fn of_tags(&self, tagged: &NamespaceName, policy: &Policy) -> Arc<Namespace> {
+        let (name, policy) = (tagged.of_tags(), policy.of_tags());
+        Arc::new(Namespace {
+            space: SharedSpace::new(&self.config.shared, &name, &policy),
+            name,
+            policy,
+            tags: None,
+            counters: Arc::default(),
+            labelled: false,
+        })
     }
 
     /// Those that are configured are, and of the rest the first ones.

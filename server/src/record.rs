@@ -8,7 +8,8 @@
 //!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame,
 //!               3 not here: whoever put the entry has it, this only says that it exists,
 //!               4 in chunks beside it: stored is where they are (see `manifest`)
-//!     21     3  reserved, zero
+//!     21     1  1 when generations of tags follow the attributes, else 0
+//!     22     2  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
 //!     32     8  lifetime ends at, ms since the Unix epoch
 //!     40     4  A: bytes of attributes
@@ -16,7 +17,8 @@
 //!     48     4  bytes of the value as put
 //!     52     4  reserved, zero
 //!     56     8  XXH3-64 over bytes 0..56 and 64..end, seed 0
-//!     64     A  attributes: content type, count, pairs, count, tags; each text u32 length + UTF-8
+//!     64     A  attributes: content type, count, pairs, count, tags; each text u32 length + UTF-8;
+//!               then 16 bytes for each tag, its generation
 //!   64+A     …  value as stored
 //! ```
 //!
@@ -24,9 +26,10 @@
 //! every format version ever released or says `Corrupt`; lengths are checked before anything is
 //! allocated. `server/tests/golden/` keeps records of every released version.
 
+mod attributes;
 mod manifest;
 
-use std::{borrow::Cow, hash::Hasher};
+use std::{borrow::Cow, hash::Hasher, time::Duration};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
@@ -40,8 +43,8 @@ use crate::{
 };
 
 const HEADER_BYTES: usize = 64;
-/// Bytes that tell the version of a record, and whether its value is there: stamp to codec.
-pub const BEGINNING_BYTES: usize = 21;
+/// Bytes that tell the version of a record, whether its value is there and its lifetime.
+pub const BEGINNING_BYTES: usize = 40;
 const CHECKSUM_AT: usize = 56;
 const MAGIC: &[u8; 3] = b"PNR";
 const FORMAT: u8 = 1;
@@ -84,6 +87,8 @@ pub struct Head {
     pub expires: Timestamp,
     /// Size of the value as put, in bytes.
     pub value_bytes: usize,
+    /// Whether it has tags, and so lives only as long as none of them is invalidated.
+    pub is_tagged: bool,
     codec: Codec,
     attribute_bytes: usize,
     stored_bytes: usize,
@@ -97,12 +102,24 @@ pub struct Record {
 }
 
 impl Record {
-    /// Encodes an entry. `Invalid` when the value is larger than [`VALUE_BYTES_MAX`].
+    /// Encodes an entry whose tags, if it has any, mean nothing. `Invalid` when the value is larger
+    /// than [`VALUE_BYTES_MAX`].
     pub fn encode(
         entry: &Entry,
         stamp: Stamp,
         created: Timestamp,
         expires: Timestamp,
+        compression: Compression,
+    ) -> Result<Self> {
+        Self::encode_tagged(entry, &[], stamp, (created, expires), compression)
+    }
+
+    /// The same with the generation of each tag, in their order.
+    pub fn encode_tagged(
+        entry: &Entry,
+        generations: &[Stamp],
+        stamp: Stamp,
+        (created, expires): (Timestamp, Timestamp),
         compression: Compression,
     ) -> Result<Self> {
         if entry.value.len() > VALUE_BYTES_MAX {
@@ -114,12 +131,13 @@ impl Record {
         let (codec, stored) = compress(&entry.value, compression);
         let mut bytes = Vec::with_capacity(HEADER_BYTES + stored.len() + 64);
         bytes.resize(HEADER_BYTES, 0);
-        encode_attributes(&mut bytes, &entry.attributes);
+        attributes::encode(&mut bytes, &entry.attributes, generations);
         let head = Head {
             stamp,
             created,
             expires,
             value_bytes: entry.value.len(),
+            is_tagged: !generations.is_empty(),
             codec,
             attribute_bytes: bytes.len() - HEADER_BYTES,
             stored_bytes: stored.len(),
@@ -161,6 +179,7 @@ impl Record {
     pub fn without_value(&self) -> Self {
         let head = Head {
             codec: Codec::Elsewhere,
+            is_tagged: false,
             attribute_bytes: 0,
             stored_bytes: 0,
             ..self.head
@@ -183,32 +202,78 @@ impl Record {
         &self.bytes
     }
 
-    /// The entry of a value that is here. An uncompressed value shares the record's memory. `Corrupt` when a part does not
-    /// decode, which the checksum makes all but impossible.
+    /// The entry of a value that is here. An uncompressed value shares the record's memory.
+    /// `Corrupt` when a part does not decode, which the checksum makes all but impossible.
     pub fn entry(&self) -> Result<Entry> {
-        let value_at = HEADER_BYTES + self.head.attribute_bytes;
-        let attributes = self.attributes()?;
-        let stored = self.bytes.slice(value_at..);
+        let (attributes, _) = self.said()?;
+        let stored = self.bytes.slice(self.value_at()..);
         let value = decompress(stored, self.head.codec, self.head.value_bytes)?;
         Ok(Entry { value, attributes })
     }
+
+    /// Its tags with the generation of each when it was put. `Corrupt` as [`Record::entry`].
+    pub fn tags(&self) -> Result<Vec<(String, Stamp)>> {
+        let (attributes, generations) = self.said()?;
+        let (_, _, tags) = attributes.into_parts();
+        Ok(tags.into_iter().zip(generations).collect())
+    }
+
+    fn value_at(&self) -> usize {
+        HEADER_BYTES + self.head.attribute_bytes
+    }
+
+    /// What is said about the value. `Corrupt` as [`Record::entry`].
+    pub fn attributes(&self) -> Result<Attributes> {
+        Ok(self.said()?.0)
+    }
+
+    fn said(&self) -> Result<(Attributes, Vec<Stamp>)> {
+        let bytes = &self.bytes[HEADER_BYTES..self.value_at()];
+        attributes::decode(bytes, self.head.is_tagged)
+            .ok_or_else(|| corrupt("attributes do not decode"))
+    }
 }
 
-/// What the first [`BEGINNING_BYTES`] of a record say: its version, and whether it has its value.
-/// `None` when they are not the beginning of a record.
-pub fn beginning(bytes: &[u8]) -> Option<(Stamp, bool)> {
-    let bytes: &[u8; BEGINNING_BYTES] = bytes.try_into().ok()?;
-    let known = bytes[16..19] == *MAGIC && bytes[19] == FORMAT;
-    let stamp = Stamp::from_bytes(bytes[..16].try_into().ok()?);
-    known.then_some((stamp, bytes[20] != Codec::Elsewhere as u8))
+/// What the first [`BEGINNING_BYTES`] of a record say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// Version of the entry.
+    pub stamp: Stamp,
+    /// Whether the value is here.
+    pub has_value: bool,
+    /// As in [`Head`].
+    pub is_tagged: bool,
+    /// How long the entry lives from when it was put.
+    pub lifetime: Duration,
+}
+
+impl Beginning {
+    /// `None` when the bytes are not what a record begins with.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; BEGINNING_BYTES] = bytes.try_into().ok()?;
+        let known = bytes[16..19] == *MAGIC && bytes[19] == FORMAT;
+        let beginning = Self {
+            stamp: Stamp::from_bytes(bytes[..16].try_into().ok()?),
+            has_value: bytes[20] != Codec::Elsewhere as u8,
+            is_tagged: bytes[21] != 0,
+            lifetime: time_at(bytes, 32)?.since(time_at(bytes, 24)?),
+        };
+        known.then_some(beginning)
+    }
 }
 
 impl Head {
+    /// How long the entry lives from when it was put.
+    pub fn lifetime(&self) -> Duration {
+        self.expires.since(self.created)
+    }
+
     fn write(&self, bytes: &mut [u8]) {
         bytes[..16].copy_from_slice(self.stamp.as_bytes());
         bytes[16..19].copy_from_slice(MAGIC);
         bytes[19] = FORMAT;
         bytes[20] = self.codec as u8;
+        bytes[21] = u8::from(self.is_tagged);
         bytes[24..32].copy_from_slice(&self.created.as_millis().to_le_bytes());
         bytes[32..40].copy_from_slice(&self.expires.as_millis().to_le_bytes());
         bytes[40..44].copy_from_slice(&length(self.attribute_bytes));
@@ -220,7 +285,8 @@ impl Head {
         let header = bytes.get(..HEADER_BYTES)?;
         let known = &header[16..19] == MAGIC
             && header[19] == FORMAT
-            && header[21..24] == [0; 3]
+            && header[21] <= 1
+            && header[22..24] == [0; 2]
             && header[52..56] == [0; 4];
         if !known {
             return None;
@@ -234,17 +300,14 @@ impl Head {
             _ => return None,
         };
         let size = |at: usize| u32_at(header, at).map(|size| size as usize);
-        let time = |at: usize| {
-            let bytes: [u8; 8] = header.get(at..at + 8)?.try_into().ok()?;
-            Some(Timestamp::from_millis(u64::from_le_bytes(bytes)))
-        };
         let head = Self {
             stamp: Stamp::from_bytes(header[..16].try_into().ok()?),
-            created: time(24)?,
-            expires: time(32)?,
+            created: time_at(header, 24)?,
+            expires: time_at(header, 32)?,
             attribute_bytes: size(40)?,
             stored_bytes: size(44)?,
             value_bytes: size(48)?,
+            is_tagged: header[21] == 1,
             codec,
         };
         let whole = HEADER_BYTES + head.attribute_bytes + head.stored_bytes == bytes.len();
@@ -259,6 +322,11 @@ impl Head {
         };
         (whole && raw && head.value_bytes <= largest).then_some(head)
     }
+}
+
+fn time_at(bytes: &[u8], at: usize) -> Option<Timestamp> {
+    let bytes: [u8; 8] = bytes.get(at..at + 8)?.try_into().ok()?;
+    Some(Timestamp::from_millis(u64::from_le_bytes(bytes)))
 }
 
 fn checksum(bytes: &[u8]) -> u64 {
@@ -300,57 +368,6 @@ fn decompress(stored: Bytes, codec: Codec, value_bytes: usize) -> Result<Bytes> 
         return Err(corrupt("value has another size than the record says"));
     }
     Ok(value.into())
-}
-
-fn encode_attributes(out: &mut Vec<u8>, attributes: &Attributes) {
-    if attributes.is_empty() {
-        return;
-    }
-    let text = |out: &mut Vec<u8>, text: &str| {
-        out.extend_from_slice(&length(text.len()));
-        out.extend_from_slice(text.as_bytes());
-    };
-    text(out, attributes.content_type());
-    out.extend_from_slice(&length(attributes.metadata().len()));
-    for (key, value) in attributes.metadata() {
-        text(out, key);
-        text(out, value);
-    }
-    out.extend_from_slice(&length(attributes.tags().len()));
-    for tag in attributes.tags() {
-        text(out, tag);
-    }
-}
-
-fn decode_attributes(bytes: &[u8]) -> Option<Attributes> {
-    if bytes.is_empty() {
-        return Some(Attributes::default());
-    }
-    let mut rest = bytes;
-    let content_type = take_text(&mut rest)?;
-    let mut metadata = Vec::new();
-    for _ in 0..take_u32(&mut rest)? {
-        metadata.push((take_text(&mut rest)?, take_text(&mut rest)?));
-    }
-    let mut tags = Vec::new();
-    for _ in 0..take_u32(&mut rest)? {
-        tags.push(take_text(&mut rest)?);
-    }
-    rest.is_empty()
-        .then(|| Attributes::from_record(content_type, metadata, tags))
-}
-
-fn take_u32(rest: &mut &[u8]) -> Option<u32> {
-    let (head, tail) = rest.split_at_checked(4)?;
-    *rest = tail;
-    u32_at(head, 0)
-}
-
-fn take_text(rest: &mut &[u8]) -> Option<String> {
-    let length = take_u32(rest)? as usize;
-    let (text, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    String::from_utf8(text.to_vec()).ok()
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

@@ -20,7 +20,7 @@ use std::{
 };
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Timestamp},
     error::{Error, Kind, Result},
 };
 
@@ -153,11 +153,30 @@ impl Stamper {
     /// A stamp that is greater than every one given out anywhere until now, as far as clocks can
     /// tell: what is less is older.
     pub fn bound(&self) -> Stamp {
-        let followed = *self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        // Two daemons, each with its error.
-        let margin = followed.error_at(self.clock.micros()).saturating_mul(2);
         let now = self.physical().max(self.last.load(Ordering::Acquire));
-        Stamp::new(now.saturating_add(ticks(margin)), u64::MAX)
+        Stamp::new(now.saturating_add(ticks(self.margin())), u64::MAX)
+    }
+
+    /// The time now, by this daemon's clock.
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The latest that a stamp was given out anywhere, by this daemon's clock and as far as clocks
+    /// can tell.
+    pub fn latest(&self, stamp: &Stamp) -> Timestamp {
+        let [time @ .., _, _, _, _, _, _, _, _] = stamp.0;
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        let micros = micros(u64::from_be_bytes(time))
+            .saturating_add(self.margin())
+            .saturating_sub_signed(ahead);
+        Timestamp::from_millis(micros.div_ceil(1000))
+    }
+
+    /// How far two clocks that follow the same may differ, each with its error, in microseconds.
+    fn margin(&self) -> u64 {
+        let followed = *self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.error_at(self.clock.micros()).saturating_mul(2)
     }
 
     fn physical(&self) -> u64 {
@@ -183,12 +202,17 @@ fn ticks(micros: u64) -> u64 {
     ((micros / 1000) << FRACTION_BITS) + ((micros % 1000) << FRACTION_BITS) / 1000
 }
 
+/// The reverse of [`ticks`], rounded up.
+fn micros(ticks: u64) -> u64 {
+    let (millis, fraction) = (ticks >> FRACTION_BITS, ticks & ((1 << FRACTION_BITS) - 1));
+    millis * 1000 + (fraction * 1000).div_ceil(1 << FRACTION_BITS)
+}
+
 #[cfg(test)]
 mod tests {
     use std::{collections::HashSet, sync::Arc, thread};
 
     use super::*;
-    use crate::clock::Timestamp;
 
     #[test]
     fn stamps_grow_even_when_the_clock_stands_still() {
@@ -235,6 +259,27 @@ mod tests {
         let wrong = at(99_000_000).next();
         behind.observe(&wrong);
         assert!(behind.next() < wrong);
+    }
+
+    #[test]
+    fn a_stamp_was_given_out_before_its_latest_by_clocks_that_follow_the_same() {
+        let at = |millis| Stamper::new(Clock::mock(Timestamp::from_millis(millis)), 9);
+        let (behind, ahead) = (at(10_000), at(10_400));
+        let unknown = behind.latest(&behind.next());
+        assert_eq!(
+            unknown,
+            Timestamp::from_millis(11_000),
+            "either may be 500 ms off"
+        );
+        behind.follow(200_000, Duration::from_millis(1));
+        ahead.follow(-200_000, Duration::from_millis(1));
+        assert_eq!(behind.latest(&ahead.next()), Timestamp::from_millis(10_002));
+        assert_eq!(ahead.latest(&behind.next()), Timestamp::from_millis(10_402));
+        let end = Stamp::from_bytes([0xff; Stamp::LEN]);
+        assert!(
+            ahead.latest(&end) > Timestamp::from_millis(1 << 47),
+            "saturates"
+        );
     }
 
     #[test]

@@ -281,7 +281,7 @@ impl Daemon {
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        self.process.signal(Signal::CONT);
+        self.process.thaw();
     }
 
     /// Asks it to stop.

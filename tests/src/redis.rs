@@ -402,7 +402,7 @@ impl Redis {
 
     /// Lets it go on.
     pub fn thaw(&self) {
-        self.process.signal(Signal::CONT);
+        self.process.thaw();
     }
 
     /// Kills it, if it still runs, and starts it again on the same port; it serves when this

@@ -171,7 +171,10 @@ impl Caller {
         while let Some(message) = stream.message().await? {
             match message.part.expect("a part") {
                 read_response::Part::Header(it) => {
-                    assert!(header.is_none() && value.is_empty(), "the header comes first");
+                    assert!(
+                        header.is_none() && value.is_empty(),
+                        "the header comes first"
+                    );
                     header = Some(it);
                 }
                 read_response::Part::Chunk(chunk) => {

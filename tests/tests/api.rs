@@ -22,9 +22,9 @@ use std::{
 use bytes::Bytes;
 use pannier_proto::v1::{
     ConfigRequest, FlushRequest, GetRequest, HealthRequest, KeyList, LeaseRequest, PutRequest,
-    ReadOptions, ResetRequest, SharedState, StatsRequest, Tier, TierOutcome,
-    WriteMode, WriteOptions, cache_service_client::CacheServiceClient,
-    invalidate_request::Target, write_options::Condition,
+    ReadOptions, ResetRequest, SharedState, StatsRequest, Tier, TierOutcome, WriteMode,
+    WriteOptions, cache_service_client::CacheServiceClient, invalidate_request::Target,
+    write_options::Condition,
 };
 use pannier_tests::{
     Daemon, eventually,

@@ -55,11 +55,16 @@ async fn invalidate_and_hear(pair: &Pair, namespace: &str, key: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immutable_entry_that_was_invalidated_does_not_come_back_with_a_restart() {
-    let mut pair = start("").await;
+    let talkative = format!("{CONFIG}\n[telemetry]\nlog = \"pannier_server=debug\"");
+    let mut pair = Pair::start(&talkative, CONFIG).await;
     pair.hold("artifacts", "k", "v").await;
     invalidate_and_hear(&pair, "artifacts", "k").await;
     // What was heard is carried out beside the requests; no request can tell when.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    eventually("what was wished away is removed", async || {
+        let log = pair.near.stderr();
+        log.contains("what another daemon wished away has been removed")
+    })
+    .await;
     pair.restart_near();
     shared::attached(&pair.near).await;
     assert_eq!(pair.near("artifacts").value("k").await, None);

@@ -27,9 +27,7 @@ use pannier_proto::v1::{
     WriteOptions, WriteResponse, write_options::Condition, write_request::Part,
 };
 use pannier_tests::{
-    Caller, Cluster, Daemon, Mode, Pair, Redis,
-
-    eventually,
+    Caller, Cluster, Daemon, Mode, Pair, Redis, eventually,
     load::noise,
     request, shared,
     stream::{self, part, parts},
@@ -69,11 +67,18 @@ fn files(daemon: &Daemon) -> Vec<String> {
 /// Names of chunks in Redis.
 fn chunks(redis: &Redis) -> Vec<String> {
     let reply = redis.command(&["KEYS", "pannier:!chunk:*"]);
-    reply.array().iter().map(pannier_tests::Reply::text).collect()
+    reply
+        .array()
+        .iter()
+        .map(pannier_tests::Reply::text)
+        .collect()
 }
 
 async fn has_no_chunks(redis: &Redis) {
-    eventually("no chunk is left in Redis", async || chunks(redis).is_empty()).await;
+    eventually("no chunk is left in Redis", async || {
+        chunks(redis).is_empty()
+    })
+    .await;
 }
 
 async fn has_no_files(daemon: &Daemon) {
@@ -98,7 +103,17 @@ fn mode(mode: WriteMode) -> Option<WriteOptions> {
 async fn what_was_written_is_read_whatever_its_size() {
     let daemon = Daemon::start();
     let caller = Caller::new(&daemon, "n");
-    for size in [0, 1, 1000, MIB - 1, MIB, MIB + 1, 2 * MIB, 3 * MIB + 7, 9 * MIB] {
+    for size in [
+        0,
+        1,
+        1000,
+        MIB - 1,
+        MIB,
+        MIB + 1,
+        2 * MIB,
+        3 * MIB + 7,
+        9 * MIB,
+    ] {
         let value = noise(size as u64, size);
         let reply = caller.write("k", &value).await;
         assert_eq!(reply.size_bytes, size as u64);
@@ -132,7 +147,10 @@ async fn all_that_is_said_of_a_value_comes_with_it() {
     };
     let written = caller.try_write(header, &value).await.unwrap();
     let entry = caller.read("k").await.header.entry.unwrap();
-    assert_eq!((entry.content_type.as_str(), &*entry.tags), ("a/b", &["t".to_owned()][..]));
+    assert_eq!(
+        (entry.content_type.as_str(), &*entry.tags),
+        ("a/b", &["t".to_owned()][..])
+    );
     assert_eq!(entry.metadata["lang"], "en");
     assert_eq!(entry.version, written.version);
     assert_eq!(entry.expire_time, written.expire_time);
@@ -188,7 +206,10 @@ async fn another_daemon_reads_it_from_redis_and_keeps_it() {
     let (near, other) = (pair.near("n"), pair.other("n"));
     let value = noise(4, 6 * MIB + 1);
     let reply = near.write("k", &value).await;
-    assert_eq!(outcomes(&reply), (TierOutcome::Applied, TierOutcome::Applied));
+    assert_eq!(
+        outcomes(&reply),
+        (TierOutcome::Applied, TierOutcome::Applied)
+    );
     assert_eq!(chunks(&pair.redis).len(), 7);
     assert_eq!(near.read("k").await.tier(), Tier::Local);
     let got = other.read("k").await;
@@ -279,7 +300,10 @@ async fn chunks_in_redis_live_as_long_as_the_entry() {
     assert_eq!(all.len(), 3);
     for chunk in all {
         let left = pair.redis.command(&["PTTL", &chunk]).integer();
-        assert!((of_entry..=3_610_000).contains(&left), "{left}, entry {of_entry}");
+        assert!(
+            (of_entry..=3_610_000).contains(&left),
+            "{left}, entry {of_entry}"
+        );
     }
 }
 
@@ -316,11 +340,20 @@ async fn a_stream_that_ends_badly_leaves_nothing() {
     let mut large = parts(with(None, &none), &value);
     large.insert(last, part(Part::Chunk(noise(1, MIB + 1))));
     let faults = [
-        ("size_bytes", parts(with(Some(4 * MIB as u64 + 1), &none), &value)),
-        ("size_bytes", parts(with(Some(4 * MIB as u64 - 1), &none), &value)),
+        (
+            "size_bytes",
+            parts(with(Some(4 * MIB as u64 + 1), &none), &value),
+        ),
+        (
+            "size_bytes",
+            parts(with(Some(4 * MIB as u64 - 1), &none), &value),
+        ),
         ("size_bytes", parts(with(Some(1), &none), &Bytes::new())),
         ("sha256", parts(with(None, &other_digest), &value)),
-        ("sha256: 3 bytes", parts(with(None, &Bytes::from_static(b"abc")), &value)),
+        (
+            "sha256: 3 bytes",
+            parts(with(None, &Bytes::from_static(b"abc")), &value),
+        ),
         ("sha256", finish(&other_digest)),
         ("sha256", parts(with(None, &other_digest), &noise(1, 10))),
         ("finish", without(last)),
@@ -389,7 +422,10 @@ async fn a_chunk_that_has_gone_is_a_miss_of_the_whole() {
     let first = first.iter().find(|it| it.ends_with(":0")).unwrap();
     pair.redis.command(&["DEL", first]);
     let got = other.read("first").await;
-    assert!(!got.is_hit() && got.value.is_empty(), "a miss, not a short value");
+    assert!(
+        !got.is_hit() && got.value.is_empty(),
+        "a miss, not a short value"
+    );
     assert!(other.value("first").await.is_none());
     eventually("it is a miss for who wrote it, too", async || {
         !near.read("first").await.is_hit()
@@ -404,7 +440,10 @@ async fn a_chunk_that_has_gone_is_a_miss_of_the_whole() {
     let status = other.try_read(stream::read("n", "last")).await.unwrap_err();
     assert_eq!(status.code(), Code::Aborted, "{status:?}");
     assert!(files(&pair.other).iter().all(|it| it.ends_with(".part")));
-    assert!(other.value("last").await.is_none(), "Get has all of it or nothing");
+    assert!(
+        other.value("last").await.is_none(),
+        "Get has all of it or nothing"
+    );
     // One that is not what it should be is none.
     pair.redis.command(&["FLUSHALL"]);
     near.write("changed", &value).await;
@@ -428,7 +467,11 @@ async fn a_file_that_has_gone_or_is_damaged_is_made_up_for_by_redis() {
     let got = near.read("k").await;
     assert_eq!(got.tier(), Tier::Shared);
     assert!(got.value == value);
-    assert_eq!(near.read("k").await.tier(), Tier::Local, "it was fetched again");
+    assert_eq!(
+        near.read("k").await.tier(),
+        Tier::Local,
+        "it was fetched again"
+    );
     damage(&file(&pair.near), 4096 + MIB + 5);
     assert_holds(&near, "k", &value).await;
     // Without Redis it is a miss.
@@ -462,7 +505,10 @@ async fn a_local_tier_alone_never_gives_a_short_value() {
     damage(&path, 4096 + 2 * MIB + 1);
     let status = caller.try_read(stream::read("n", "k")).await.unwrap_err();
     assert_eq!(status.code(), Code::Aborted, "{status:?}");
-    assert!(!caller.read("k").await.is_hit(), "what is damaged is dropped");
+    assert!(
+        !caller.read("k").await.is_hit(),
+        "what is damaged is dropped"
+    );
     assert!(caller.value("k").await.is_none());
     has_no_files(&daemon).await;
 }
@@ -559,7 +605,10 @@ async fn without_redis_it_stays_here_and_is_marked_stale() {
     let got = near.read("before").await;
     assert!(got.value == one && got.header.provenance.as_ref().unwrap().stale);
     let reply = near.write("k", &two).await;
-    assert_eq!(outcomes(&reply), (TierOutcome::Applied, TierOutcome::Deferred));
+    assert_eq!(
+        outcomes(&reply),
+        (TierOutcome::Applied, TierOutcome::Deferred)
+    );
     let got = near.read("k").await;
     assert!(got.value == two && got.header.provenance.as_ref().unwrap().stale);
     let shared = WriteHeader {
@@ -621,7 +670,10 @@ async fn content_that_is_there_is_not_sent_again() {
         let again = sender.answer().await.unwrap();
         assert_eq!(again.size_bytes, value.len() as u64);
         assert_ne!(again.version, first.version, "it is a put");
-        assert_eq!(outcomes(&again), (TierOutcome::Applied, TierOutcome::Applied));
+        assert_eq!(
+            outcomes(&again),
+            (TierOutcome::Applied, TierOutcome::Applied)
+        );
         for caller in [&near, &pair.other("n")] {
             let got = caller.read("k").await;
             assert!(got.value == value);
@@ -653,23 +705,36 @@ async fn values_stay_out_of_a_tier_that_they_are_not_for() {
             ..small.header("k")
         };
         let reply = small.try_write(header, &value).await.unwrap();
-        assert_eq!(outcomes(&reply), (TierOutcome::Applied, TierOutcome::Skipped));
+        assert_eq!(
+            outcomes(&reply),
+            (TierOutcome::Applied, TierOutcome::Skipped)
+        );
         assert_holds(&small, "k", &value).await;
         has_no_chunks(&redis).await;
     }
     let alone = Caller::new(&daemon, "shared");
     let reply = alone.write("k", &value).await;
-    assert_eq!(outcomes(&reply), (TierOutcome::Skipped, TierOutcome::Applied));
+    assert_eq!(
+        outcomes(&reply),
+        (TierOutcome::Skipped, TierOutcome::Applied)
+    );
     let got = alone.read("k").await;
     assert!(got.value == value && got.tier() == Tier::Shared);
-    assert_eq!(alone.read("k").await.tier(), Tier::Shared, "it is not kept here");
+    assert_eq!(
+        alone.read("k").await.tier(),
+        Tier::Shared,
+        "it is not kept here"
+    );
     let local = Caller::new(&daemon, "n");
     let header = WriteHeader {
         options: mode(WriteMode::Local),
         ..local.header("k")
     };
     let reply = local.try_write(header, &value).await.unwrap();
-    assert_eq!(outcomes(&reply), (TierOutcome::Applied, TierOutcome::Skipped));
+    assert_eq!(
+        outcomes(&reply),
+        (TierOutcome::Applied, TierOutcome::Skipped)
+    );
     assert!(redis.command(&["EXISTS", "pannier:n:k"]).integer() == 0);
     let limited = Caller::new(&daemon, "limited");
     for size_bytes in [None, Some(3 * MIB as u64)] {
@@ -679,7 +744,10 @@ async fn values_stay_out_of_a_tier_that_they_are_not_for() {
         };
         let status = limited.try_write(header, &value).await.unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
-        assert!(status.message().contains("max_stream_size is 2097152"), "{status:?}");
+        assert!(
+            status.message().contains("max_stream_size is 2097152"),
+            "{status:?}"
+        );
     }
     // A plain string is one string.
     let raw = Caller::new(&daemon, "raw");
@@ -745,24 +813,36 @@ async fn the_disk_budget_holds_for_large_and_small_together() {
     let caller = Caller::new(&daemon, "n");
     // First full of small ones, so that room has to be made.
     for index in 0..800 {
-        caller.put(&format!("small-{index}"), noise(index, MIB / 4)).await;
+        caller
+            .put(&format!("small-{index}"), noise(index, MIB / 4))
+            .await;
     }
     let mut worst = 0;
     for index in 0..30 {
-        caller.write(&format!("large-{index}"), &noise(index, 8 * MIB)).await;
-        caller.put(&format!("more-{index}"), noise(index, MIB / 4)).await;
+        caller
+            .write(&format!("large-{index}"), &noise(index, 8 * MIB))
+            .await;
+        caller
+            .put(&format!("more-{index}"), noise(index, MIB / 4))
+            .await;
         worst = worst.max(disk_bytes(daemon.data_dir()));
     }
     assert!(worst <= BUDGET, "{} MiB", worst >> 20);
     assert_holds(&caller, "large-29", &noise(29, 8 * MIB)).await;
-    assert!(!caller.read("large-0").await.is_hit(), "the oldest had to go");
+    assert!(
+        !caller.read("large-0").await.is_hit(),
+        "the oldest had to go"
+    );
     assert!(caller.value("more-29").await.is_some());
     // One that can never fit.
     let header = WriteHeader {
         size_bytes: Some(100 << 20),
         ..caller.header("huge")
     };
-    let status = caller.try_write(header, &noise(1, 2 * MIB)).await.unwrap_err();
+    let status = caller
+        .try_write(header, &noise(1, 2 * MIB))
+        .await
+        .unwrap_err();
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(status.message().contains("local.disk_budget"), "{status:?}");
     // What they took is given back.
@@ -795,7 +875,10 @@ async fn streams_beyond_the_limit_are_refused() {
     eventually("it is under way", async || !files(&daemon).is_empty()).await;
     let status = caller.try_read(stream::read("n", "k")).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(status.message().contains("server.max_transfers: 1"), "{status:?}");
+    assert!(
+        status.message().contains("server.max_transfers: 1"),
+        "{status:?}"
+    );
     let get = GetRequest {
         namespace: "n".into(),
         key: "k".into(),

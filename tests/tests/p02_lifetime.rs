@@ -4,7 +4,8 @@
 //! the jitter; the reply says when it ends and the entry says the same; a read that begins after
 //! that is a miss, one that has ended before it is a hit, for small and large values, by every way
 //! of reading; an ended entry counts as absent for conditions; the lifetime goes on while the
-//! daemon is dead.
+//! daemon is dead; what Redis carries out late, when whoever put it has given up on it and is gone,
+//! does not live longer for that.
 //!
 //! These tests wait for real time to pass, a few hundred milliseconds: that is what they are about.
 //! The clock of the engine's own tests can be moved, that of a real daemon cannot.
@@ -19,7 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pannier_proto::v1::{
     PutRequest, cache_service_client::CacheServiceClient, write_options::Condition,
 };
-use pannier_tests::{Daemon, load::noise, request};
+use pannier_tests::{Caller, Daemon, Redis, caller::value, load::noise, request, shared};
 use tonic::{Code, transport::Channel};
 
 const HOUR: i64 = 60 * 60 * 1000;
@@ -35,6 +36,9 @@ max_ttl = \"30m\"
 ttl = \"1000s\"
 ttl_jitter = 0.5
 ";
+
+/// How far wrong the daemons may think the clock of Redis to be, in milliseconds.
+const CLOCKS: i64 = 100;
 
 type Stub = CacheServiceClient<Channel>;
 
@@ -289,5 +293,44 @@ async fn the_remaining_lifetime_goes_on_while_the_daemon_is_dead() {
             (least..=most).contains(&left),
             "{key}: {left} is not {least} to {most}"
         );
+    }
+}
+
+/// Redis stands still, the put is sent to it, its daemon gives up and dies, Redis goes on and
+/// carries the put out, counting its lifetime from then. Nobody is left who would remove it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_redis_carries_out_late_ends_in_time() {
+    let redis = Redis::start();
+    let mut gone = shared::start(&redis.url(), "command_timeout = \"300ms\"").await;
+    let reader = shared::start(&redis.url(), "").await;
+    let reads = Caller::new(&reader, "n");
+    redis.freeze();
+    let put = Caller::new(&gone, "n").put_for("k", "v", 6000).await;
+    let end = request::epoch_milliseconds(put.expire_time.as_ref());
+    gone.kill();
+    until(end - 3500).await;
+    redis.thaw();
+    shared::attached(&reader).await;
+    let (reply, checked) = (reads.get("k").await, reads.exists("k").await);
+    assert_eq!(
+        value(&reply).as_deref(),
+        Some(&b"v"[..]),
+        "carried out late"
+    );
+    let told = request::epoch_milliseconds(reply.entry.unwrap().expire_time.as_ref());
+    assert!(told <= end + CLOCKS, "told to end {} ms late", told - end);
+    assert!(checked.exists, "is there");
+    until(end + CLOCKS).await;
+    let left = redis.command(&["PTTL", &shared::key("n", "k")]).integer();
+    assert!(
+        left > 500,
+        "Redis counts from when it carried it out: {left}"
+    );
+    // With a copy at home and without.
+    let other = shared::start(&redis.url(), "").await;
+    for daemon in [&reader, &other] {
+        let reads = Caller::new(daemon, "n");
+        assert_eq!(value(&reads.get("k").await), None);
+        assert!(!reads.exists("k").await.exists);
     }
 }

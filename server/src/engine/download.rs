@@ -13,11 +13,7 @@
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use futures_util::{
-    FutureExt, StreamExt,
-    future::BoxFuture,
-    stream::FuturesOrdered,
-};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 
 use super::{Answer, Engine, ReadOptions, Source, available, shared::Looked};
 use crate::{
@@ -137,7 +133,10 @@ impl Engine {
             let (at, end) = range.within(size)?;
             let name = EntryName::new(&namespace.name, &key);
             let chunks = self.chunks_of(namespace, manifest, options).await;
-            match self.begin_body(namespace, &name, chunks, (at, end), options).await {
+            match self
+                .begin_body(namespace, &name, chunks, (at, end), options)
+                .await
+            {
                 Some((source, begun)) => {
                     body = begun;
                     looked.source = source;
@@ -271,7 +270,10 @@ impl Engine {
         options: ReadOptions,
         room: &mut u64,
     ) -> Result<Looked> {
-        let Some(found) = looked.found.as_ref().filter(|it| it.record.head().is_in_chunks())
+        let Some(found) = looked
+            .found
+            .as_ref()
+            .filter(|it| it.record.head().is_in_chunks())
         else {
             return Ok(looked);
         };
@@ -319,7 +321,10 @@ impl Engine {
             shared: looked.shared,
             ..Looked::nothing()
         };
-        let Some(found) = looked.found.filter(|_| !options.local_only && !looked.stale) else {
+        let Some(found) = looked
+            .found
+            .filter(|_| !options.local_only && !looked.stale)
+        else {
             return nothing;
         };
         if let Some(shared) = self.shared_for(namespace) {
@@ -327,7 +332,12 @@ impl Engine {
                 return nothing;
             };
             let name = shared.name(namespace, key);
-            if link.tier().remove_incomplete(&name, &found.record).await.is_err() {
+            if link
+                .tier()
+                .remove_incomplete(&name, &found.record)
+                .await
+                .is_err()
+            {
                 return nothing;
             }
             shared.coherence.changed(name.as_bytes());
@@ -369,11 +379,8 @@ impl Chunked {
         let manifest = self.chunks.manifest.clone();
         let last = manifest.chunk_at(self.end - 1);
         while self.ahead.len() < AHEAD && self.fetch <= last {
-            let (engine, chunks, index) = (
-                Arc::clone(&self.engine),
-                self.chunks.clone(),
-                self.fetch,
-            );
+            let (engine, chunks, index) =
+                (Arc::clone(&self.engine), self.chunks.clone(), self.fetch);
             let fetch = async move { engine.chunk(&chunks, index).await };
             self.ahead.push_back(fetch.boxed());
             self.fetch += 1;

@@ -10,6 +10,7 @@ use super::{
 use crate::{
     coherence::Link,
     config::TierName,
+    entry::check_tag,
     error::{Error, Kind, Result},
     glob::Glob,
     journal::Deferred,
@@ -86,7 +87,16 @@ impl Engine {
         steps: &Steps,
     ) -> Result<Invalidated> {
         let begun = Instant::now();
-        let gone = checked(target)?;
+        let (tagged, gone) = (namespace, checked(&target)?);
+        // The tag itself is removed; nobody counts the entries that go with it.
+        let namespace = match (&target, &tagged.tags) {
+            (Target::Tag(_), Some(of_tags)) => of_tags,
+            (Target::Tag(_), None) => {
+                let text = "tag: the namespace is raw, its entries have no tags";
+                return Err(Error::invalid(text));
+            }
+            _ => tagged,
+        };
         check_raw(namespace, &gone)?;
         let shared = match self.shared_for(namespace) {
             Some(shared) => {
@@ -113,7 +123,10 @@ impl Engine {
             outcome: Outcome::Skipped,
             spent: None,
         });
-        let count = count.max(reached.count);
+        let count = match target {
+            Target::Tag(_) => 0,
+            _ => count.max(reached.count),
+        };
         namespace.counters.invalidations.add(count);
         let source = match (reached.outcome, local) {
             (Outcome::Applied, _) => Source::Shared,
@@ -360,21 +373,21 @@ fn check_raw(namespace: &Namespace, gone: &Gone) -> Result<()> {
 }
 
 /// All is checked before anything is removed.
-fn checked(target: Target) -> Result<Gone> {
+fn checked(target: &Target) -> Result<Gone> {
     Ok(match target {
         Target::Keys(keys) => {
             check_batch("keys", keys.len())?;
-            Gone::Keys(keys.into_iter().map(Key::new).collect::<Result<_>>()?)
+            Gone::Keys(keys.iter().map(Key::new).collect::<Result<_>>()?)
         }
         Target::Prefix(prefix) => {
-            check_length("prefix", &prefix)?;
-            Gone::Selected(Selection::Prefix(prefix))
+            check_length("prefix", prefix)?;
+            Gone::Selected(Selection::Prefix(prefix.clone()))
         }
-        Target::Pattern(pattern) => Gone::Selected(Selection::Pattern(Glob::new(&pattern)?)),
+        Target::Pattern(pattern) => Gone::Selected(Selection::Pattern(Glob::new(pattern)?)),
         Target::All => Gone::Selected(Selection::All),
-        Target::Tag(_) => {
-            let text = "tag: not served by this version";
-            return Err(Error::new(Kind::Unsupported, text));
+        Target::Tag(tag) => {
+            check_tag(tag)?;
+            Gone::Keys(vec![Key::new(tag)?])
         }
     })
 }

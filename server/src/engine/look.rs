@@ -16,7 +16,7 @@ use crate::{
     key::{EntryName, Key},
     namespace::Namespace,
     record::Head,
-    steps::{Ended, Steps, What},
+    steps::{Ended, Step, Steps, What},
     tier::{Found, Mark},
 };
 
@@ -27,7 +27,24 @@ pub(super) struct Known {
     pub(super) expires: Option<Timestamp>,
     pub(super) source: Source,
     pub(super) stale: bool,
+    /// It has tags, which have not been asked.
+    pub(super) is_tagged: bool,
     pub(super) shared: Option<Duration>,
+}
+
+impl Known {
+    /// What a look says that asked its tags as well.
+    pub(super) fn of(looked: &Looked) -> Self {
+        let found = looked.found.as_ref();
+        Self {
+            created: found.map(|found| found.record.head().created),
+            expires: found.map(|found| found.expires),
+            source: looked.source,
+            stale: looked.stale,
+            is_tagged: false,
+            shared: looked.shared,
+        }
+    }
 }
 
 impl Engine {
@@ -242,6 +259,7 @@ impl Engine {
             expires: Some(expires),
             source: Source::Local,
             stale,
+            is_tagged: head.is_tagged,
             shared: None,
         };
         if let Some((head, _, _, Worth::Fresh(expires))) = local {
@@ -258,12 +276,14 @@ impl Engine {
             let steps = question.steps;
             steps.note(What::Lookup, TierName::Shared, Ended::lookup(&there), asked);
             match there {
-                Ok(expires) => {
+                Ok(there) => {
+                    let noted = local.is_some_and(|(head, ..)| head.is_tagged);
                     return Ok(Known {
                         created: None,
-                        expires,
+                        expires: there.map(|(expires, _)| expires),
                         source: Source::Shared,
                         stale: false,
+                        is_tagged: there.is_some_and(|(_, is_tagged)| is_tagged || noted),
                         shared: Some(asked.elapsed()),
                     });
                 }
@@ -278,5 +298,40 @@ impl Engine {
         Ok(stale.map_or_else(Known::default, |(head, expires, ..)| {
             of_copy(head, expires, true)
         }))
+    }
+}
+
+/// The part of one item in a call of the local tier for many.
+#[derive(Clone, Copy)]
+pub(super) struct Share {
+    begun: Instant,
+    took: Duration,
+    of_one: Duration,
+}
+
+impl Share {
+    pub(super) fn new(begun: Instant, items: usize) -> Self {
+        let took = begun.elapsed();
+        let items = u32::try_from(items).unwrap_or(u32::MAX).max(1);
+        let of_one = took / items;
+        Self {
+            begun,
+            took,
+            of_one,
+        }
+    }
+
+    /// Notes that so many of them ended so.
+    pub(super) fn note(self, steps: &Steps, ended: Ended, items: usize) {
+        let items = u32::try_from(items).unwrap_or(u32::MAX);
+        steps.add_items(Step {
+            what: What::Lookup,
+            tier: TierName::Local,
+            ended,
+            begun: self.begun,
+            took: self.took,
+            items,
+            spent: self.of_one * items,
+        });
     }
 }

@@ -79,8 +79,11 @@ impl Outage {
                 if clears.swap(false, Ordering::AcqRel) {
                     removed = remover.local.clear().await;
                 }
-                if let Err(error) = removed {
-                    tracing::warn!(%error, "what another daemon wished away could not be removed");
+                match removed {
+                    Ok(()) => tracing::debug!("what another daemon wished away has been removed"),
+                    Err(error) => {
+                        tracing::warn!(%error, "what another daemon wished away was not removed");
+                    }
                 }
             }
         };
@@ -132,7 +135,7 @@ impl Outage {
         let namespace = match item {
             Deferred::Remove { namespace, .. }
             | Deferred::RemoveSelected { namespace, .. }
-            | Deferred::Publish { namespace, .. } => NamespaceName::new(namespace.as_str()),
+            | Deferred::Publish { namespace, .. } => NamespaceName::parse(namespace),
         };
         let Ok(namespace) = namespace else {
             return Ok(());
@@ -161,7 +164,7 @@ impl Outage {
                         );
                         return Ok(());
                     }
-                    let space = SharedSpace::new(&self.config.shared, &namespace, policy);
+                    let space = SharedSpace::new(&self.config.shared, &namespace, &policy);
                     tier.remove_selected(&space, selection, Some(stamp)).await?;
                     self.publish(tier, namespace, What::Selected(selection.clone()))
                         .await?;
@@ -263,7 +266,7 @@ fn name(config: &Config, namespace: &NamespaceName, key: &Key) -> Option<SharedN
     // A namespace that is no longer known: nobody here can have a copy of it.
     let policy = config.policy(namespace)?;
     let shared = &config.shared;
-    Some(SharedName::new(shared, namespace, policy, key.as_str()))
+    Some(SharedName::new(shared, namespace, &policy, key.as_str()))
 }
 
 /// Removes from the local tier what others have wished away.

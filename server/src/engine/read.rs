@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::future::join_all;
 
 use super::{
     BATCH_TURN, Engine, Provenance, Source, available, check_batch,
-    look::Known,
+    look::{Known, Share},
     shared::{Looked, Question, Shared},
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     key::{EntryName, Key},
     namespace::Namespace,
     stamp::Stamp,
-    steps::{Ended, Step, Steps, What},
+    steps::{Ended, Steps, What},
     tier::{Found, Tier},
 };
 
@@ -132,7 +133,7 @@ impl Engine {
         Ok(self.answer(namespace, looked, begun.elapsed()))
     }
 
-    /// What the tiers have for a key, its value perhaps in chunks.
+    /// What the tiers have for a key and its tags let live, its value perhaps in chunks.
     pub(super) async fn look_at(
         &self,
         namespace: &Namespace,
@@ -142,23 +143,32 @@ impl Engine {
     ) -> Result<Looked> {
         let name = EntryName::new(&namespace.name, key);
         options.check(namespace, self.shared_for(namespace))?;
-        Ok(match self.shared_for(namespace) {
-            None => {
-                let found = self.find_locally(namespace, &name, steps).await;
-                found.map_or_else(Looked::nothing, Looked::local)
-            }
-            Some(shared) => {
-                let shared_name = shared.name(namespace, key);
-                let question = Question {
-                    namespace,
-                    name: &name,
-                    shared_name: &shared_name,
-                    begun: shared.coherence.last_change(shared_name.as_bytes()),
-                    steps,
-                };
-                self.look(shared, question, None, options).await?
-            }
-        })
+        let how = (options, steps);
+        let looked = self.look_in(namespace, key, &name, how).await?;
+        self.live(namespace, key, looked, how).await
+    }
+
+    /// What the tiers have under a key, whatever has become of its tags.
+    pub(super) async fn look_in(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        name: &EntryName,
+        (options, steps): (ReadOptions, &Steps),
+    ) -> Result<Looked> {
+        let Some(shared) = self.shared_for(namespace) else {
+            let found = self.find_locally(namespace, name, steps).await;
+            return Ok(found.map_or_else(Looked::nothing, Looked::local));
+        };
+        let shared_name = shared.name(namespace, key);
+        let question = Question {
+            namespace,
+            name,
+            shared_name: &shared_name,
+            begun: shared.coherence.last_change(shared_name.as_bytes()),
+            steps,
+        };
+        self.look(shared, question, None, options).await
     }
 
     pub(super) async fn find_locally(
@@ -234,6 +244,11 @@ impl Engine {
                     .await
             }
         };
+        let judged = keys.iter().flatten().zip(looked);
+        let judged = judged.map(|(key, looked)| async move {
+            self.live(namespace, key, looked?, (options, steps)).await
+        });
+        let looked = join_all(judged).await;
         let lookup = begun.elapsed();
         let mut looked = looked.into_iter();
         for key in keys {
@@ -280,7 +295,7 @@ impl Engine {
         Self::counted(&namespace, result)
     }
 
-    async fn exists_in(
+    pub(super) async fn exists_in(
         &self,
         namespace: &Namespace,
         key: String,
@@ -301,8 +316,9 @@ impl Engine {
             }
             false => None,
         };
-        let known = match self.shared_for(namespace) {
+        let mut known = match self.shared_for(namespace) {
             None => Known {
+                is_tagged: head.is_some_and(|(head, ..)| head.is_tagged),
                 created: head.map(|(head, ..)| head.created),
                 expires: head.map(|(_, expires, _)| expires),
                 source: head.map_or(Source::None, |_| Source::Local),
@@ -320,6 +336,13 @@ impl Engine {
                 self.known(shared, &question, head, options).await?
             }
         };
+        if known.is_tagged {
+            // Its tags stand in the entry.
+            let how = (options, steps);
+            let looked = self.look_in(namespace, &key, &name, how).await?;
+            let looked = self.live(namespace, &key, looked, how).await?;
+            known = Known::of(&looked);
+        }
         let now = self.now();
         let live = known.expires.filter(|expires| now < *expires);
         Ok(Existence {
@@ -336,7 +359,9 @@ impl Engine {
     }
 
     pub(super) fn answer(&self, namespace: &Namespace, looked: Looked, lookup: Duration) -> Answer {
-        let hit = looked.found.and_then(|found| hit(namespace, &found, looked.value));
+        let hit = looked
+            .found
+            .and_then(|found| hit(namespace, &found, looked.value));
         let counters = &namespace.counters;
         match (&hit, looked.source) {
             (Some(_), Source::Shared) => counters.hits_shared.one(),
@@ -358,45 +383,12 @@ impl Engine {
     }
 }
 
-/// The part of one item in a call of the local tier for many.
-#[derive(Clone, Copy)]
-pub(super) struct Share {
-    begun: Instant,
-    took: Duration,
-    of_one: Duration,
-}
-
-impl Share {
-    fn new(begun: Instant, items: usize) -> Self {
-        let took = begun.elapsed();
-        let items = u32::try_from(items).unwrap_or(u32::MAX).max(1);
-        let of_one = took / items;
-        Self {
-            begun,
-            took,
-            of_one,
-        }
-    }
-
-    /// Notes that so many of them ended so.
-    pub(super) fn note(self, steps: &Steps, ended: Ended, items: usize) {
-        let items = u32::try_from(items).unwrap_or(u32::MAX);
-        steps.add_items(Step {
-            what: What::Lookup,
-            tier: TierName::Local,
-            ended,
-            begun: self.begun,
-            took: self.took,
-            items,
-            spent: self.of_one * items,
-        });
-    }
-}
-
 fn hit(namespace: &Namespace, found: &Found, value: Option<Bytes>) -> Option<Hit> {
     let (record, head) = (&found.record, found.record.head());
     let entry = match value {
-        Some(value) => record.attributes().map(|attributes| Entry { value, attributes }),
+        Some(value) => record
+            .attributes()
+            .map(|attributes| Entry { value, attributes }),
         None => record.entry(),
     };
     let hit = entry.map(|entry| {

@@ -24,7 +24,7 @@ use crate::{
     metrics::Histogram,
     namespace::Namespace,
     record::Head,
-    stamp::Stamp,
+    stamp::{Stamp, Stamper},
     steps::{Ended, Steps, What},
     tier::{
         Found, Mark,
@@ -41,6 +41,7 @@ pub struct Shared {
     pub(super) journal: Journal,
     pub(super) flights: Flights,
     pub(super) sweeps: Sweeps,
+    stamper: Arc<Stamper>,
     /// How long ago what was served as stale was right for sure.
     staleness: Histogram,
 }
@@ -113,6 +114,7 @@ impl Shared {
         coherence: Arc<Coherence>,
         journal: Journal,
         sweeps: Sweeps,
+        stamper: Arc<Stamper>,
     ) -> Self {
         Self {
             config,
@@ -120,6 +122,7 @@ impl Shared {
             journal,
             flights: Flights::default(),
             sweeps,
+            stamper,
             staleness: Histogram::default(),
         }
     }
@@ -291,14 +294,12 @@ impl Shared {
             let stamp = local.record.head().stamp;
             let begun = Instant::now();
             let checked = link.tier().check(name).await;
-            let same = checked.as_ref().map(|it| it.filter(|it| it.stamp == stamp));
+            let of_own = |it: &There| it.record.stamp == stamp;
+            let same = checked.as_ref().map(|it| it.filter(of_own));
             steps.note(What::Verify, TierName::Shared, Ended::lookup(&same), begun);
             match self.noted(link, checked)? {
-                Some(There {
-                    stamp: there,
-                    expires,
-                    ..
-                }) if there == stamp => {
+                Some(there) if of_own(&there) => {
+                    let expires = self.end_there(&there);
                     let verified = Verified {
                         stamp,
                         mark,
@@ -327,7 +328,8 @@ impl Shared {
             Ended::lookup(&fetched),
             begun,
         );
-        let Some(mut found) = self.noted(link, fetched)? else {
+        let fetched = self.noted(link, fetched)?;
+        let Some(mut found) = fetched.and_then(|found| self.alive(name, found)) else {
             return Ok(None);
         };
         found.mark = kept;
@@ -347,22 +349,43 @@ impl Shared {
         Ok(Some((found, Source::Shared)))
     }
 
-    /// Whether an entry is there, and until when, asking Redis for a few bytes only. `own` is the
-    /// version of the local copy: where Redis has a version without its value, only that counts.
+    /// Whether an entry is there, until when, and whether it has tags, asking Redis for a few bytes
+    /// only. `own` is the version of the local copy: where Redis has a version without its value,
+    /// only that counts.
     pub(super) async fn exists(
         &self,
         link: &Link,
         question: &Question<'_>,
         own: Option<Stamp>,
-    ) -> Result<Option<Timestamp>, SharedError> {
+    ) -> Result<Option<(Timestamp, bool)>, SharedError> {
         let name = question.shared_name;
         if name.is_raw() {
             let found = self.noted(link, link.tier().get(name).await)?;
-            return Ok(found.map(|found| found.expires));
+            return Ok(found.map(|found| (found.expires, false)));
         }
         let checked = self.noted(link, link.tier().check(name).await)?;
-        let there = checked.filter(|it| it.has_value || own == Some(it.stamp));
-        Ok(there.map(|it| it.expires))
+        let there = checked.filter(|it| it.record.has_value || own == Some(it.record.stamp));
+        let there = there.map(|it| (self.end_there(&it), it.record.is_tagged));
+        Ok(there.filter(|(expires, _)| *expires > self.stamper.now()))
+    }
+
+    fn alive(&self, name: &SharedName, mut found: Found) -> Option<Found> {
+        if !name.is_raw() {
+            let head = found.record.head();
+            found.expires = self.end(&head.stamp, head.lifetime(), found.expires);
+        }
+        (found.expires > self.stamper.now()).then_some(found)
+    }
+
+    /// When an entry ends that ends in Redis at `expires`: its lifetime after it was put at the
+    /// latest. Redis counts from when it carried the put out, which may be long after whoever put
+    /// it has given up on it.
+    pub(super) fn end(&self, stamp: &Stamp, lifetime: Duration, expires: Timestamp) -> Timestamp {
+        expires.min(self.stamper.latest(stamp).after(lifetime))
+    }
+
+    fn end_there(&self, there: &There) -> Timestamp {
+        self.end(&there.record.stamp, there.record.lifetime, there.expires)
     }
 
     /// Looks at what Redis said. All that leaves in doubt what it did, or says that it is not one

@@ -89,12 +89,14 @@ impl Sweeper {
         else {
             return Ok(());
         };
-        let name = SharedName::new(&self.config.shared, &namespace, policy, key.as_str());
+        let name = SharedName::new(&self.config.shared, &namespace, &policy, key.as_str());
         let there = link.tier().get(&name).await?;
         let manifest = there.and_then(|it| it.record.manifest().ok().flatten());
         if manifest.is_some_and(|it| it.set == dropped.set) {
             return Ok(());
         }
-        link.tier().remove_chunks(&dropped.set, dropped.chunks).await
+        link.tier()
+            .remove_chunks(&dropped.set, dropped.chunks)
+            .await
     }
 }

@@ -36,11 +36,7 @@ enum NotPut {
 
 impl Engine {
     /// Both tiers: Redis decides the condition while it can be reached.
-    pub(super) async fn put_through(
-        &self,
-        shared: &Shared,
-        put: &Put<'_>,
-    ) -> Result<Done> {
+    pub(super) async fn put_through(&self, shared: &Shared, put: &Put<'_>) -> Result<Done> {
         let policy = &put.namespace.policy;
         let name = shared.name(put.namespace, put.key);
         if policy.immutable {
@@ -111,9 +107,7 @@ impl Engine {
         let found = self.find_locally(put.namespace, &put.name, put.steps).await;
         let counts = |it: &Found| shared.coherence.is_unwished(it.mark, name.as_bytes());
         match found.filter(counts) {
-            Some(found) if !found.record.says_the_same(&put.record)? => {
-                Err(refusal(put.condition))
-            }
+            Some(found) if !found.record.says_the_same(&put.record)? => Err(refusal(put.condition)),
             _ => Ok(()),
         }
     }
@@ -151,7 +145,8 @@ impl Engine {
         };
         match stored.map_err(NotPut::Trouble)? {
             Stored::Kept { head, expires } => {
-                (done.stamp, done.expires) = (head.stamp, expires);
+                done.stamp = head.stamp;
+                done.expires = shared.end(&head.stamp, head.lifetime(), expires);
                 return Ok(done);
             }
             Stored::Refused if !sent_before => return Err(NotPut::Refused),
@@ -168,7 +163,7 @@ impl Engine {
             }
             Stored::Refused => {
                 let there = link.tier().check(name).await.map_err(NotPut::Trouble)?;
-                if there.is_none_or(|there| there.stamp != own) {
+                if there.is_none_or(|there| there.record.stamp != own) {
                     return Err(NotPut::Refused);
                 }
             }
@@ -202,7 +197,7 @@ impl Engine {
         let Ok(there) = there else { return Ok(None) };
         let holds = match (put.condition, &there) {
             (Condition::Always, _) | (Condition::Absent | Condition::AbsentOrSame, None) => true,
-            (Condition::Version(wanted), Some(there)) => there.stamp == wanted,
+            (Condition::Version(wanted), Some(there)) => there.record.stamp == wanted,
             _ => false,
         };
         if !holds {
@@ -266,15 +261,8 @@ impl Engine {
         {
             return done.map(Some);
         }
-        let namespace = put.namespace.name.as_str().to_owned();
-        let key = put.key.as_str().to_owned();
-        let deferred = match policy.immutable {
-            true => Deferred::Publish { namespace, key },
-            false => Deferred::Remove {
-                namespace,
-                key,
-                stamp: self.stamper.bound(),
-            },
+        let Some(deferred) = self.later(put) else {
+            return done.map(Some);
         };
         let begun = Instant::now();
         let noted = shared.defer(put.namespace, &[deferred]).await;
@@ -298,6 +286,27 @@ impl Engine {
             }
         };
         Ok(Some(done))
+    }
+
+    /// What is to be done for a put when Redis is back; `None` for a tag that was made for entries
+    /// of this outage: they end with it, and those that have the tag in Redis are not meant.
+    fn later(&self, put: &Put<'_>) -> Option<Deferred> {
+        let namespace = put.namespace.name.as_str().to_owned();
+        let key = put.key.as_str().to_owned();
+        let tagged = put.namespace.name.tagged();
+        // Its entries are published, so their tags have to be.
+        let publishes = match tagged.map(|tagged| self.namespaces.get(tagged)) {
+            Some(tagged) => tagged.is_ok_and(|it| it.policy.immutable),
+            None => put.namespace.policy.immutable,
+        };
+        if publishes {
+            return Some(Deferred::Publish { namespace, key });
+        }
+        tagged.is_none().then(|| Deferred::Remove {
+            namespace,
+            key,
+            stamp: self.stamper.bound(),
+        })
     }
 
     /// Keeps a local copy of what Redis has, or would have. A local tier that cannot is no fault.

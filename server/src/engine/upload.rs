@@ -131,7 +131,11 @@ impl Engine {
             return Ok(uploaded);
         }
         // A raw value is never cut.
-        let ordinary = if policy.raw { limit } else { CHUNK_BYTES as u64 };
+        let ordinary = if policy.raw {
+            limit
+        } else {
+            CHUNK_BYTES as u64
+        };
         let ordinary = usize::try_from(ordinary).unwrap_or(usize::MAX);
         let first = intake.chunk(ordinary).await?;
         if let Some(told) = intake.finish {
@@ -197,14 +201,14 @@ impl Engine {
                 return Ok(Some(Uploaded { written, size }));
             }
         };
-        let (pinned, placed) = self
-            .find_again(namespace, draft, &found, &manifest)
-            .await;
+        let (pinned, placed) = self.find_again(namespace, draft, &found, &manifest).await;
         let wants_redis = draft.options.mode == WriteMode::Shared && placed.is_not_in_redis();
         if wants_redis || (placed.is_not_local() && placed.is_not_in_redis()) {
             return Ok(None);
         }
-        let put = self.put_of(namespace, key, draft, (&manifest, placed), steps)?;
+        let put = self
+            .put_of(namespace, key, draft, (&manifest, placed), steps)
+            .await?;
         let written = self.publish(&put, begun).await?;
         drop(pinned);
         Ok(Some(Uploaded { written, size }))
@@ -222,7 +226,9 @@ impl Engine {
             true => self.local.pin_large(manifest.set),
             false => None,
         };
-        let local = pinned.as_ref().map_or(Outcome::Skipped, |_| Outcome::Applied);
+        let local = pinned
+            .as_ref()
+            .map_or(Outcome::Skipped, |_| Outcome::Applied);
         let mut shared = Outcome::Skipped;
         if let Some(tier) = self.shared_for(namespace)
             && let Some(link) = tier.coherence.link()
@@ -243,7 +249,7 @@ impl Engine {
     }
 
     /// The put of a manifest.
-    fn put_of<'a>(
+    async fn put_of<'a>(
         &self,
         namespace: &'a Namespace,
         key: &'a Key,
@@ -252,13 +258,15 @@ impl Engine {
         steps: &'a Steps,
     ) -> Result<Put<'a>> {
         let (created, expires) = self.times(namespace, draft.options.ttl);
+        let tags = draft.attributes.tags();
+        let tags = self.generations(namespace, tags, expires).await?;
         let stamp = self.stamper.next();
-        let attributes = &draft.attributes;
+        let said = (&draft.attributes, &*tags);
         Ok(Put {
             name: EntryName::new(&namespace.name, key),
             namespace,
             key,
-            record: Record::of_chunks(manifest, attributes, stamp, created, expires)?,
+            record: Record::of_chunks(manifest, said, stamp, (created, expires))?,
             expires,
             condition: condition(&namespace.policy, &draft.options),
             mode: draft.options.mode,
@@ -274,7 +282,8 @@ impl Engine {
         draft: &Draft,
     ) -> Result<Upload<'a>> {
         let detached = |it: &Shared| !it.coherence.is_attached();
-        if draft.options.mode == WriteMode::Shared && self.shared_for(namespace).is_some_and(detached)
+        if draft.options.mode == WriteMode::Shared
+            && self.shared_for(namespace).is_some_and(detached)
         {
             return Err(shared_is_away("options.mode: SHARED", ""));
         }
@@ -287,7 +296,10 @@ impl Engine {
             local: Outcome::Skipped,
             redis: None,
             shared: Outcome::Skipped,
-            shared_max: namespace.policy.shared_value_max.map_or(u64::MAX, |it| it.0),
+            shared_max: namespace
+                .policy
+                .shared_value_max
+                .map_or(u64::MAX, |it| it.0),
             checksums: Vec::new(),
             hasher: draft.digest.map(|_| Context::new(&SHA256)),
             bytes: 0,
@@ -422,7 +434,9 @@ impl InRedis<'_> {
         let index = self.chunks;
         // Counted before it is sent: what was given up on may arrive.
         self.chunks += 1;
-        let put = link.tier().put_chunk(&self.set, index, bytes, UPLOAD_LIFETIME);
+        let put = link
+            .tier()
+            .put_chunk(&self.set, index, bytes, UPLOAD_LIFETIME);
         put.await.map_err(of_redis)?;
         if self.renewed.elapsed() > RENEW_AFTER {
             self.live(UPLOAD_LIFETIME).await?;
@@ -601,7 +615,10 @@ impl Upload<'_> {
             let text = "options.mode: SHARED, but the shared tier did not take the value";
             return Err(Error::new(Kind::Unavailable, text));
         }
-        let put = self.engine.put_of(namespace, key, draft, (&manifest, placed), steps)?;
+        let put = self
+            .engine
+            .put_of(namespace, key, draft, (&manifest, placed), steps)
+            .await?;
         let own = put.record.head().stamp;
         let written = self.engine.publish(&put, begun).await?;
         // The same content was there already and stays: this copy of it goes.

@@ -5,13 +5,13 @@ use std::{collections::VecDeque, fmt};
 use bytes::Bytes;
 use tokio::task::coop::consume_budget;
 
-use super::{Engine, Shared};
+use super::Engine;
 use crate::{
     changes::{Beginning, Change, ChangesStats, Follower, Selected},
+    entry::TAG_BYTES_MAX,
     error::{Error, Kind, Result},
     key::{EntryName, KEY_BYTES_MAX, NamespaceName},
     namespace::Namespace,
-    tier::shared::SharedSpace,
 };
 
 /// A caller whose namespace is quiet is told after so many changes of others where it stands, so
@@ -27,6 +27,8 @@ pub enum News {
     Keys(Vec<String>),
     /// These went.
     Selected(Selected),
+    /// Every entry with this tag may have gone.
+    Tag(String),
     /// Anything may have changed.
     Lost,
 }
@@ -56,6 +58,8 @@ struct Scope {
     names: Box<[u8]>,
     /// What its keys in Redis begin with; `None` when it has none there.
     redis: Option<Bytes>,
+    /// Both of its tags, if it can have any.
+    tags: Option<(Box<[u8]>, Bytes)>,
 }
 
 impl fmt::Debug for Watcher {
@@ -78,14 +82,15 @@ impl Engine {
         let max = self.config.server.max_watchers;
         let (follower, beginning) = self.local.changes().follow(token, max)?;
         let shared = self.shared_for(namespace);
-        let space = |shared: &Shared| {
-            let space = SharedSpace::new(&shared.config, &namespace.name, &namespace.policy);
-            space.prefix().clone()
-        };
+        let tags = namespace.tags.as_ref().map(|tags| {
+            let names = EntryName::prefix(&tags.name, "");
+            (names, tags.space.prefix().clone())
+        });
         let mut watcher = Watcher {
             scope: Scope {
                 names: EntryName::prefix(&namespace.name, ""),
-                redis: shared.map(space),
+                redis: shared.map(|_| namespace.space.prefix().clone()),
+                tags,
                 namespace: namespace.name.clone(),
             },
             told: follower.position(),
@@ -170,10 +175,21 @@ impl Scope {
     /// What a change means here; `None` when it is of no concern.
     fn news(&self, change: &Change) -> Option<News> {
         match change {
-            Change::Name(name) => key(name.as_bytes(), &self.names),
-            Change::Redis(name) => key(name, self.redis.as_ref()?),
-            Change::Selected(namespace, selected) => {
-                (*namespace == self.namespace).then(|| News::Selected(selected.clone()))
+            Change::Name(name) => {
+                let name = name.as_bytes();
+                let tag = || tag(name, &self.tags.as_ref()?.0);
+                key(name, &self.names).or_else(tag)
+            }
+            Change::Redis(name) => {
+                let tag = || tag(name, &self.tags.as_ref()?.1);
+                key(name, self.redis.as_ref()?).or_else(tag)
+            }
+            Change::Selected(namespace, selected) if *namespace == self.namespace => {
+                Some(News::Selected(selected.clone()))
+            }
+            Change::Selected(namespace, _) => {
+                let ours = namespace.tagged() == Some(self.namespace.as_str());
+                ours.then_some(News::Selected(Selected::All))
             }
             Change::SharedGap => self.redis.is_some().then_some(News::Lost),
             Change::Everything => Some(News::Lost),
@@ -182,10 +198,18 @@ impl Scope {
 }
 
 fn key(name: &[u8], prefix: &[u8]) -> Option<News> {
-    let key = std::str::from_utf8(name.strip_prefix(prefix)?).ok()?;
-    (1..=KEY_BYTES_MAX)
-        .contains(&key.len())
-        .then(|| News::Keys(vec![key.to_owned()]))
+    Some(News::Keys(vec![rest(name, prefix, KEY_BYTES_MAX)?]))
+}
+
+fn tag(name: &[u8], prefix: &[u8]) -> Option<News> {
+    Some(News::Tag(rest(name, prefix, TAG_BYTES_MAX)?))
+}
+
+fn rest(name: &[u8], prefix: &[u8], bytes_max: usize) -> Option<String> {
+    let rest = std::str::from_utf8(name.strip_prefix(prefix)?).ok()?;
+    (1..=bytes_max)
+        .contains(&rest.len())
+        .then(|| rest.to_owned())
 }
 
 #[cfg(test)]
@@ -201,13 +225,17 @@ mod tests {
         let namespace = NamespaceName::new(namespace).expect("valid");
         Scope {
             names: EntryName::prefix(&namespace, ""),
-            namespace,
             redis: redis.map(|it| Bytes::from_static(it.as_bytes())),
+            tags: Some((
+                EntryName::prefix(&namespace.of_tags(), ""),
+                Bytes::from_static(b"pannier:n!tags:"),
+            )),
+            namespace,
         }
     }
 
     fn name(namespace: &str, key: &str) -> EntryName {
-        let namespace = NamespaceName::new(namespace).expect("valid");
+        let namespace = NamespaceName::parse(namespace).expect("valid");
         EntryName::new(&namespace, &Key::new(key).expect("valid"))
     }
 
@@ -226,6 +254,16 @@ mod tests {
             assert_eq!(plain.news(&pushed(other)), None, "{other:?}");
         }
         assert_eq!(local.news(&pushed(b"anything")), None);
+        let tag = Some(News::Tag("t".into()));
+        assert_eq!(plain.news(&Change::Name(name("n!tags", "t"))), tag);
+        assert_eq!(plain.news(&pushed(b"pannier:n!tags:t")), tag);
+        assert_eq!(local.news(&Change::Name(name("n!tags", "t"))), None);
+        let tags = |namespace: &str| {
+            let namespace = NamespaceName::parse(namespace).expect("valid");
+            plain.news(&Change::Selected(namespace, Selected::All))
+        };
+        assert_eq!(tags("n!tags"), Some(News::Selected(Selected::All)));
+        assert_eq!(tags("m!tags"), None);
         assert_eq!(plain.news(&Change::SharedGap), Some(News::Lost));
         assert_eq!(local.news(&Change::SharedGap), None);
         assert_eq!(local.news(&Change::Everything), Some(News::Lost));

@@ -70,7 +70,7 @@ impl Wish {
         }
         let sender = u64::from_be_bytes(head[1..9].try_into().ok()?);
         let (namespace, rest) = rest.split_at_checked(head[10].into())?;
-        let namespace = NamespaceName::new(std::str::from_utf8(namespace).ok()?).ok()?;
+        let namespace = NamespaceName::parse(std::str::from_utf8(namespace).ok()?).ok()?;
         let text = || Some(std::str::from_utf8(rest).ok()?.to_owned());
         let what = match head[9] {
             0 => What::Keys(keys(rest)?),

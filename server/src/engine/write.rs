@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Engine, Outcome, Provenance, Source, check_batch, placed::Placed};
+use super::{Engine, Outcome, Provenance, ReadOptions, Source, check_batch, placed::Placed};
 use crate::{
     clock::Timestamp,
     config::{Policy, TierName},
@@ -170,13 +170,16 @@ impl Engine {
         let policy = &namespace.policy;
         let begun = Instant::now();
         let (created, expires) = self.times(namespace, options.ttl);
+        let tags = self.generations(namespace, entry.attributes.tags(), expires);
+        let tags = tags.await?;
         let stamp = self.stamper.next();
+        let times = (created, expires);
         let limit = policy.shared_value_max.filter(|_| !policy.raw);
         let put = Put {
             name: EntryName::new(&namespace.name, key),
             namespace,
             key,
-            record: Record::encode(entry, stamp, created, expires, policy.compression)?,
+            record: Record::encode_tagged(entry, &tags, stamp, times, policy.compression)?,
             expires,
             condition: condition(policy, &options),
             mode: options.mode,
@@ -201,19 +204,14 @@ impl Engine {
     /// Writes the record of a put to the tiers: with that, it is visible.
     pub(super) async fn publish(&self, put: &Put<'_>, begun: Instant) -> Result<Written> {
         let namespace = put.namespace;
-        let mut done = match self.shared_for(namespace) {
-            Some(shared) if put.mode != WriteMode::Local => {
-                Box::pin(self.put_through(shared, put)).await?
-            }
-            Some(shared) => {
-                let name = shared.name(namespace, put.key);
-                // An older value that is on its way from Redis must not replace this one.
-                shared.coherence.changed(name.as_bytes());
-                let mark = shared.mark(&namespace.policy);
-                self.put_locally(put, mark).await?
-            }
-            None => self.put_locally(put, Mark::default()).await?,
-        };
+        if matches!(put.condition, Condition::Version(_)) && !self.is_there(put).await? {
+            return Err(refusal(put.condition));
+        }
+        let mut done = self.store(put).await;
+        if self.is_in_the_way(put, &done).await? {
+            done = self.store(put).await;
+        }
+        let mut done = done?;
         (done.local, done.shared) = put.placed.outcomes(done.local, done.shared);
         if !namespace.uses_local() {
             self.local.changes().changed(&put.name);
@@ -236,6 +234,47 @@ impl Engine {
                 ..self.provenance(namespace)
             },
         })
+    }
+
+    /// To the tiers it is for.
+    pub(super) async fn store(&self, put: &Put<'_>) -> Result<Done> {
+        match self.shared_for(put.namespace) {
+            Some(shared) if put.mode != WriteMode::Local => {
+                Box::pin(self.put_through(shared, put)).await
+            }
+            Some(shared) => {
+                let name = shared.name(put.namespace, put.key);
+                // An older value that is on its way from Redis must not replace this one.
+                shared.coherence.changed(name.as_bytes());
+                self.put_locally(put, shared.mark(&put.namespace.policy))
+                    .await
+            }
+            None => self.put_locally(put, Mark::default()).await,
+        }
+    }
+
+    /// Whether what a put was refused for, or was kept in its place, has gone with its tags; it is
+    /// removed then.
+    async fn is_in_the_way(&self, put: &Put<'_>, done: &Result<Done>) -> Result<bool> {
+        let possible = match (put.condition, done) {
+            (Condition::Absent | Condition::AbsentOrSame, Err(error)) => {
+                error.kind() == Kind::Exists
+            }
+            (Condition::AbsentOrSame, Ok(done)) => done.stamp != put.record.head().stamp,
+            _ => false,
+        };
+        if !possible || put.namespace.tags.is_none() {
+            return Ok(false);
+        }
+        Ok(!self.is_there(put).await?)
+    }
+
+    /// Whether there is an entry whose tags are in force.
+    async fn is_there(&self, put: &Put<'_>) -> Result<bool> {
+        let key = put.key.as_str().to_owned();
+        let options = ReadOptions::default();
+        let there = self.exists_in(put.namespace, key, options, put.steps);
+        Ok(Box::pin(there).await?.remaining.is_some())
     }
 
     /// The local tier alone, which decides the condition.
@@ -303,11 +342,7 @@ fn check_value(policy: &Policy, entry: &Entry) -> Result<()> {
 }
 
 /// Checks all but the value.
-pub(super) fn check(
-    policy: &Policy,
-    attributes: &Attributes,
-    options: &PutOptions,
-) -> Result<()> {
+pub(super) fn check(policy: &Policy, attributes: &Attributes, options: &PutOptions) -> Result<()> {
     if options.ttl.is_some_and(|ttl| ttl < TTL_MIN) {
         return Err(Error::invalid("ttl: must be at least 1ms"));
     }

@@ -17,7 +17,7 @@ use std::{hash::Hasher, sync::Arc};
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Codec, HEADER_BYTES, Head, Record, corrupt, decode_attributes, encode_attributes};
+use super::{Codec, HEADER_BYTES, Head, Record, attributes, corrupt};
 use crate::{
     clock::Timestamp,
     entry::Attributes,
@@ -156,14 +156,13 @@ pub fn checksum_of<P: AsRef<[u8]>>(pieces: impl IntoIterator<Item = P>) -> u64 {
 }
 
 impl Record {
-    /// The record of a value in chunks. `Invalid` when the value is larger than
+    /// The record of a value in chunks, with the generation of each tag. `Invalid` when the value is larger than
     /// [`LARGE_VALUE_BYTES_MAX`].
     pub fn of_chunks(
         manifest: &Manifest,
-        attributes: &Attributes,
+        (attributes, generations): (&Attributes, &[Stamp]),
         stamp: Stamp,
-        created: Timestamp,
-        expires: Timestamp,
+        (created, expires): (Timestamp, Timestamp),
     ) -> Result<Self> {
         let value_bytes = manifest.value_bytes;
         if value_bytes > LARGE_VALUE_BYTES_MAX {
@@ -173,12 +172,13 @@ impl Record {
         }
         let stored = manifest.encode();
         let mut bytes = vec![0; HEADER_BYTES];
-        encode_attributes(&mut bytes, attributes);
+        attributes::encode(&mut bytes, attributes, generations);
         let head = Head {
             stamp,
             created,
             expires,
             value_bytes: usize::try_from(value_bytes).unwrap_or(usize::MAX),
+            is_tagged: !generations.is_empty(),
             codec: Codec::InChunks,
             attribute_bytes: bytes.len() - HEADER_BYTES,
             stored_bytes: stored.len(),
@@ -193,17 +193,11 @@ impl Record {
         if self.head.codec != Codec::InChunks {
             return Ok(None);
         }
-        let stored = &self.bytes[HEADER_BYTES + self.head.attribute_bytes..];
+        let stored = &self.bytes[self.value_at()..];
         let manifest = Manifest::decode(stored, self.head.value_bytes as u64);
         manifest
             .map(Some)
             .ok_or_else(|| corrupt("a manifest does not decode"))
-    }
-
-    /// What is said about the value.
-    pub fn attributes(&self) -> Result<Attributes> {
-        let attributes = &self.bytes[HEADER_BYTES..HEADER_BYTES + self.head.attribute_bytes];
-        decode_attributes(attributes).ok_or_else(|| corrupt("attributes do not decode"))
     }
 
     /// Whether both hold the same value and say the same about it, in chunks or not.
@@ -238,7 +232,8 @@ mod tests {
     fn record(manifest: &Manifest) -> Record {
         let (stamp, at) = (Stamp::from_bytes([1; 16]), Timestamp::from_millis(5));
         let attributes = Attributes::new("a/b".into(), [].into(), vec!["t".into()]);
-        Record::of_chunks(manifest, &attributes.expect("valid"), stamp, at, at).expect("encodes")
+        let attributes = attributes.expect("valid");
+        Record::of_chunks(manifest, (&attributes, &[stamp]), stamp, (at, at)).expect("encodes")
     }
 
     #[test]
@@ -256,7 +251,7 @@ mod tests {
         }
         let too_large = manifest(LARGE_VALUE_BYTES_MAX + 1, None);
         let (stamp, at) = (Stamp::from_bytes([1; 16]), Timestamp::from_millis(5));
-        let refused = Record::of_chunks(&too_large, &Attributes::default(), stamp, at, at);
+        let refused = Record::of_chunks(&too_large, (&Attributes::default(), &[]), stamp, (at, at));
         assert!(refused.is_err());
     }
 
@@ -264,9 +259,15 @@ mod tests {
     fn chunks_are_where_they_were_cut() {
         let manifest = manifest((2 << 20) + 5, None);
         assert_eq!(manifest.chunks(), 3);
-        assert_eq!([0, 1, 2].map(|it| manifest.bytes_of(it)), [1 << 20, 1 << 20, 5]);
+        assert_eq!(
+            [0, 1, 2].map(|it| manifest.bytes_of(it)),
+            [1 << 20, 1 << 20, 5]
+        );
         let at = |offset| manifest.chunk_at(offset);
-        assert_eq!([at(0), at((1 << 20) - 1), at(1 << 20), at(2 << 20)], [0, 0, 1, 2]);
+        assert_eq!(
+            [at(0), at((1 << 20) - 1), at(1 << 20), at(2 << 20)],
+            [0, 0, 1, 2]
+        );
         assert!(!manifest.vouches_for(2, b"12345"), "another checksum");
         let checksums = vec![checksum_of([b"123", b"45 "]); 1];
         let small = Manifest::new(Stamp::from_bytes([0; 16]), 6, checksums, None);
@@ -281,13 +282,26 @@ mod tests {
         two.set = Stamp::from_bytes([8; 16]);
         assert!(record(&one).says_the_same(&record(&two)).expect("decodes"));
         let other = manifest(3 << 20, Some([2; 32]));
-        assert!(!record(&two).says_the_same(&record(&other)).expect("decodes"));
+        assert!(
+            !record(&two)
+                .says_the_same(&record(&other))
+                .expect("decodes")
+        );
         let longer = manifest((3 << 20) + 1, None);
-        assert!(!record(&one).says_the_same(&record(&longer)).expect("decodes"));
+        assert!(
+            !record(&one)
+                .says_the_same(&record(&longer))
+                .expect("decodes")
+        );
         let value = vec![3; (1 << 20) + 7];
         let (first, last) = value.split_at(1 << 20);
         let checksums = vec![checksum_of([first]), checksum_of([last])];
-        let cut = Manifest::new(Stamp::from_bytes([0; 16]), value.len() as u64, checksums, None);
+        let cut = Manifest::new(
+            Stamp::from_bytes([0; 16]),
+            value.len() as u64,
+            checksums,
+            None,
+        );
         assert!(cut.is_of(&value));
         assert!(!cut.is_of(first) && !cut.is_of(&vec![4; value.len()]));
     }
@@ -299,7 +313,10 @@ mod tests {
         for cut in 0..encoded.len() {
             assert!(Manifest::decode(&encoded[..cut], (1 << 20) + 1).is_none());
         }
-        assert!(Manifest::decode(&encoded, 1 << 20).is_none(), "a chunk too many");
+        assert!(
+            Manifest::decode(&encoded, 1 << 20).is_none(),
+            "a chunk too many"
+        );
         let mut nothing = encoded;
         nothing[16..20].copy_from_slice(&[0; 4]);
         assert!(Manifest::decode(&nothing, (1 << 20) + 1).is_none());

@@ -46,6 +46,38 @@ fn samples() -> Vec<(&'static str, Record, Entry)> {
     ]
 }
 
+#[test]
+fn a_record_has_the_generations_of_its_tags() {
+    let entry = Entry {
+        value: Bytes::from_static(b"value"),
+        attributes: attributes(),
+    };
+    let generations = [Stamp::from_bytes([1; 16]), Stamp::from_bytes([2; 16])];
+    let stamp = Stamp::from_bytes([9; 16]);
+    let times = (Timestamp::from_millis(1000), Timestamp::from_millis(3500));
+    let plain = Compression::None;
+    let record = Record::encode_tagged(&entry, &generations, stamp, times, plain).expect("encodes");
+    let record = Record::decode(record.as_bytes().clone()).expect("decodes");
+    assert_eq!(record.entry().expect("decodes"), entry);
+    let tags = ["red".to_owned(), "blue".to_owned()];
+    let expected: Vec<_> = tags.into_iter().zip(generations).collect();
+    assert_eq!(record.tags().expect("decodes"), expected);
+    let expected = Beginning {
+        stamp,
+        has_value: true,
+        is_tagged: true,
+        lifetime: Duration::from_millis(2500),
+    };
+    let beginning = |record: &Record| Beginning::read(&record.as_bytes()[..BEGINNING_BYTES]);
+    assert_eq!(beginning(&record), Some(expected));
+    let expected = Beginning {
+        has_value: false,
+        is_tagged: false,
+        ..expected
+    };
+    assert_eq!(beginning(&record.without_value()), Some(expected));
+}
+
 /// To add the goldens of a new format: `PANNIER_WRITE_GOLDEN=1 cargo test … golden`. Files of
 /// released formats are never written again.
 #[test]

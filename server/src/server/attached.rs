@@ -84,7 +84,13 @@ impl Attached {
             }
         });
         let standing = coherence.follow();
-        let shared = Shared::new(config.shared.clone(), coherence, journal.clone(), sweeps);
+        let shared = Shared::new(
+            config.shared.clone(),
+            coherence,
+            journal.clone(),
+            sweeps,
+            Arc::clone(stamper),
+        );
         let own = Self {
             tasks,
             stop,

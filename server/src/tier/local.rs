@@ -45,10 +45,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::{
-    large::{Dropped, LargeFile, LargeWriter, Pinned},
-    scan::Selection,
-};
 use self::{
     budget::Sizes,
     health::Health,
@@ -58,6 +54,10 @@ use self::{
     refresh::Refresh,
     store::{INLINE_BYTES_MAX, Store},
     sweep::Swept,
+};
+pub use self::{
+    large::{Dropped, LargeFile, LargeWriter, Pinned},
+    scan::Selection,
 };
 use super::{Condition, Found, Mark, Tier};
 use crate::{

@@ -67,7 +67,7 @@ use crate::{
     config::SharedConfig,
     entry::{Attributes, Entry},
     error::Error,
-    record::{self, Compression, Record},
+    record::{Beginning, Compression, Record},
     stamp::Stamp,
 };
 
@@ -103,12 +103,10 @@ impl fmt::Debug for SharedTier {
 /// What is there under a name, without its value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct There {
-    /// Version of the record.
-    pub stamp: Stamp,
-    /// When its lifetime ends.
+    /// What the record says.
+    pub record: Beginning,
+    /// When its lifetime ends in Redis.
     pub expires: Timestamp,
-    /// Whether the value is there too, or with the daemon that put it.
-    pub has_value: bool,
 }
 
 impl SharedTier {
@@ -187,12 +185,8 @@ impl SharedTier {
             head => bytes_of(head?).ok_or_else(|| unexpected("GETRANGE"))?,
         };
         let expires = end(sent, &left?, name)?;
-        let beginning = record::beginning(&head).zip(expires);
-        Ok(beginning.map(|((stamp, has_value), expires)| There {
-            stamp,
-            expires,
-            has_value,
-        }))
+        let there = Beginning::read(&head).zip(expires);
+        Ok(there.map(|(record, expires)| There { record, expires }))
     }
 
     /// Writes a record for `lifetime`, at least 1 ms and at most the namespace's longest, if the
@@ -351,7 +345,9 @@ impl SharedTier {
         let bytes = record.as_bytes();
         let head = bytes.slice(..bytes.len().min(DAMAGED_HEAD_BYTES));
         let args = [head, bytes.len().to_string().into()];
-        self.run(&REMOVE_SAME, name.as_bytes(), &args).await.map(drop)
+        self.run(&REMOVE_SAME, name.as_bytes(), &args)
+            .await
+            .map(drop)
     }
 
     /// Removes a damaged record unless another has taken its place. It is a miss either way.

@@ -43,7 +43,10 @@ impl Transfers {
     /// One more; `Overloaded` beyond the limit.
     pub(super) fn admit(&self) -> Result<OwnedSemaphorePermit> {
         Arc::clone(&self.permits).try_acquire_owned().map_err(|_| {
-            let text = format!("server.max_transfers: {} streams are open already", self.max);
+            let text = format!(
+                "server.max_transfers: {} streams are open already",
+                self.max
+            );
             Error::new(Kind::Overloaded, text)
         })
     }
@@ -53,8 +56,12 @@ impl Transfers {
 pub(super) async fn header(stream: &mut Streaming<WriteRequest>) -> Result<WriteHeader> {
     match next(stream).await? {
         Some(Wire::Header(header)) => Ok(header),
-        Some(_) => Err(Error::invalid("header: must come first, and something else did")),
-        None => Err(Error::invalid("header: must come first, and the stream ended")),
+        Some(_) => Err(Error::invalid(
+            "header: must come first, and something else did",
+        )),
+        None => Err(Error::invalid(
+            "header: must come first, and the stream ended",
+        )),
     }
 }
 
@@ -68,9 +75,9 @@ async fn next(stream: &mut Streaming<WriteRequest>) -> Result<Option<Wire>> {
     match message {
         None => Ok(None),
         Some(WriteRequest { part: Some(part) }) => Ok(Some(part)),
-        Some(WriteRequest { part: None }) => {
-            Err(Error::invalid("part: one of header, chunk, finish must be set"))
-        }
+        Some(WriteRequest { part: None }) => Err(Error::invalid(
+            "part: one of header, chunk, finish must be set",
+        )),
     }
 }
 
@@ -95,9 +102,10 @@ fn digest(bytes: &[u8]) -> Result<Option<Digest>> {
     if bytes.is_empty() {
         return Ok(None);
     }
-    bytes.try_into().map(Some).map_err(|_| {
-        Error::invalid(format!("sha256: {} bytes, a SHA-256 has 32", bytes.len()))
-    })
+    bytes
+        .try_into()
+        .map(Some)
+        .map_err(|_| Error::invalid(format!("sha256: {} bytes, a SHA-256 has 32", bytes.len())))
 }
 
 /// What follows the header, for the engine.
@@ -106,7 +114,10 @@ pub(super) fn parts(
 ) -> impl Stream<Item = Result<Part>> + Send + Unpin + '_ {
     Box::pin(unfold(Some(stream), async |stream| {
         let stream = stream?;
-        match next(stream).await.and_then(|part| part.map(part_of).transpose()) {
+        match next(stream)
+            .await
+            .and_then(|part| part.map(part_of).transpose())
+        {
             Ok(Some(part)) => Some((Ok(part), Some(stream))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
@@ -220,7 +231,10 @@ mod tests {
     fn parts_that_break_a_limit_are_named() {
         let message = |part| part_of(part).err().map(|it| it.message().to_owned());
         assert_eq!(message(Wire::Chunk(vec![0; CHUNK_BYTES].into())), None);
-        for (bytes, told) in [(0, "chunk: 0 bytes"), (CHUNK_BYTES + 1, "chunk: 1048577 bytes")] {
+        for (bytes, told) in [
+            (0, "chunk: 0 bytes"),
+            (CHUNK_BYTES + 1, "chunk: 1048577 bytes"),
+        ] {
             let told_of = message(Wire::Chunk(vec![0; bytes].into())).expect("refused");
             assert!(told_of.starts_with(told), "{told_of}");
         }

@@ -76,6 +76,7 @@ fn response(told: Told) -> WatchResponse {
         News::Selected(Selected::All) => Wire::All(true),
         News::Selected(Selected::Prefix(prefix)) => Wire::Prefix(prefix),
         News::Selected(Selected::Pattern(pattern)) => Wire::Pattern(pattern),
+        News::Tag(tag) => Wire::Tag(tag),
         News::Lost => Wire::ContinuityLost(ContinuityLost {}),
     };
     WatchResponse {

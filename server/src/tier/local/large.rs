@@ -257,7 +257,9 @@ impl Large {
         let with = |index: &Index, state| {
             let files = index.files.iter();
             files
-                .filter(|(_, held)| held.state == state && (held.pins == 0 || state != State::Whole))
+                .filter(|(_, held)| {
+                    held.state == state && (held.pins == 0 || state != State::Whole)
+                })
                 .map(|(set, held)| (*set, held.name.clone()))
                 .collect::<Vec<_>>()
         };
@@ -371,7 +373,9 @@ impl LocalTier {
     /// Tells of every file that goes because no entry names it any more.
     pub fn tell_of_dropped(&self, listener: mpsc::Sender<Dropped>) {
         let mut slot = self.inner.large.dropped.lock();
-        *slot.as_deref_mut().unwrap_or_else(|poisoned| poisoned.get_mut()) = Some(listener);
+        *slot
+            .as_deref_mut()
+            .unwrap_or_else(|poisoned| poisoned.get_mut()) = Some(listener);
     }
 
     /// Begins to write the chunks of a set for an entry. `None` when they are there or on their
@@ -482,7 +486,11 @@ impl LargeWriter {
         let bytes: u64 = pieces.iter().map(|it| it.len() as u64).sum();
         let at = VALUE_AT + self.written;
         self.written += bytes;
-        let (inner, file, set) = (Arc::clone(&self.tier.inner), Arc::clone(&self.file), self.set);
+        let (inner, file, set) = (
+            Arc::clone(&self.tier.inner),
+            Arc::clone(&self.file),
+            self.set,
+        );
         let write = move || inner.append_large(&file, &set, at, &pieces);
         self.tier.off_thread_within(write).await
     }

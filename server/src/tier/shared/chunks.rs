@@ -120,7 +120,9 @@ impl SharedTier {
         lifetime: Duration,
     ) -> Result<()> {
         let name = self.bulk.name(set, index);
-        let told = self.bulk.one(Call::write(&name, bytes, millis(lifetime), false));
+        let told = self
+            .bulk
+            .one(Call::write(&name, bytes, millis(lifetime), false));
         match bytes_of(told.await?).as_deref() {
             Some(b"OK") => Ok(()),
             _ => Err(unexpected("SET")),
@@ -149,7 +151,10 @@ impl SharedTier {
     pub async fn chunk(&self, manifest: &Manifest, index: u32) -> Result<Option<Bytes>> {
         let name = self.bulk.name(&manifest.set, index);
         // Waited for as long as for all that may be on their way with it.
-        let told = self.bulk.one(Call::read(&name, CHUNK_BYTES * IN_FLIGHT_MAX)).await?;
+        let told = self
+            .bulk
+            .one(Call::read(&name, CHUNK_BYTES * IN_FLIGHT_MAX))
+            .await?;
         let value = match told {
             Value::Array(mut values) if values.len() == 1 => values.pop(),
             _ => None,

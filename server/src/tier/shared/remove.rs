@@ -7,7 +7,7 @@ use super::{
     Result, SharedName, SharedSpace, SharedTier,
     call::{Call, bytes_of, count_of},
     connection::Metering,
-    scripts::REMOVE_OLDER,
+    scripts::{REMOVE_OLDER, REMOVE_SAME},
     trouble::{SharedError, Trouble, unexpected},
 };
 use crate::{stamp::Stamp, tier::local::Selection};
@@ -36,6 +36,13 @@ impl SharedTier {
         }
         let than = Bytes::copy_from_slice(than.as_bytes());
         let removed = self.run(&REMOVE_OLDER, name.as_bytes(), &[than]).await?;
+        Ok(count_of("a script", &removed)? > 0)
+    }
+
+    /// Removes the record of this version, if it is still there; tells whether it was.
+    pub async fn remove_version(&self, name: &SharedName, stamp: &Stamp) -> Result<bool> {
+        let stamp = Bytes::copy_from_slice(stamp.as_bytes());
+        let removed = self.run(&REMOVE_SAME, name.as_bytes(), &[stamp]).await?;
         Ok(count_of("a script", &removed)? > 0)
     }
 

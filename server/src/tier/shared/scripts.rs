@@ -45,12 +45,14 @@ return redis.call('UNLINK', KEYS[1])
 ",
 };
 
-/// Removes what begins with `ARGV[1]` and is `ARGV[2]` bytes long. Replies 1 if it did.
+/// Removes what begins with `ARGV[1]` and, if that is given, is `ARGV[2]` bytes long. Replies 1 if
+/// it did.
 pub(super) const REMOVE_SAME: Script = Script {
-    digest: "288b9a6a66ffe97e16b0ad849c424798e4e3a940",
+    digest: "b65eb7ce5b50bee64e287e3d0f4a7b09fe8f8a5c",
     source: "\
 local begin = redis.pcall('GETRANGE', KEYS[1], 0, #ARGV[1] - 1)
-if begin ~= ARGV[1] or redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
+if begin ~= ARGV[1] then return 0 end
+if ARGV[2] and redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[2]) then return 0 end
 return redis.call('UNLINK', KEYS[1])
 ",
 };

@@ -214,7 +214,10 @@ async fn the_lifetime_is_written_with_the_value_and_read_with_it() {
     assert!((50_000..=60_000).contains(&left), "{left}");
     let got = tier.get(&name).await.expect("works").expect("is there");
     let there = tier.check(&name).await.expect("works").expect("is there");
-    assert_eq!((there.stamp, there.has_value), (record.head().stamp, true));
+    assert_eq!(
+        (there.record.stamp, there.record.has_value),
+        (record.head().stamp, true)
+    );
     let now = tier.clock.now();
     for expires in [got.expires, there.expires] {
         assert!(expires <= now.after(MINUTE) && expires > now.after(MINUTE / 2));
@@ -632,7 +635,10 @@ async fn a_version_without_its_value_is_a_miss_that_can_be_checked() {
     put(&tier, &name, &record.without_value()).await;
     assert!(tier.get(&name).await.expect("works").is_none());
     let there = tier.check(&name).await.expect("works").expect("is there");
-    assert_eq!((there.stamp, there.has_value), (record.head().stamp, false));
+    assert_eq!(
+        (there.record.stamp, there.record.has_value),
+        (record.head().stamp, false)
+    );
     assert_eq!(tier.corrupt(), 0);
 }
 

@@ -221,7 +221,7 @@ async fn a_slot_on_the_move_is_served_by_both_masters() {
         let stored = tier.put(name, &stamped(stamp + 10), MINUTE, version).await;
         assert_eq!(stored.expect("works"), Stored::Written);
         let there = tier.check(name).await.expect("works").expect("is there");
-        assert_eq!(there.stamp, stamped(stamp + 10).head().stamp);
+        assert_eq!(there.record.stamp, stamped(stamp + 10).head().stamp);
         let old = stamped(stamp).head().stamp;
         assert!(!tier.remove_older(name, &old).await.expect("works"));
     }
