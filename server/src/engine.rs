@@ -10,6 +10,7 @@ mod download;
 mod flight;
 mod invalidate;
 mod look;
+mod looked;
 mod outage;
 mod placed;
 mod read;

@@ -11,7 +11,8 @@
 //!     coherent     an invalidation or another value, large or small, is seen by who has a copy; a
 //!                  version is checked, a condition is decided, staleness is marked as for others
 //!     bounded      the memory of a daemon does not grow with the value, nor its disk beyond the
-//!                  budget; a value beyond a limit is refused, and stays out of a tier it is not for
+//!                  budget; a value beyond a limit is refused, and stays out of a tier that it is
+//!                  not for
 //!     not twice    content that is there already is not sent again
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +30,7 @@ use pannier_proto::v1::{
 use pannier_tests::{
     Caller, Cluster, Daemon, Mode, Pair, Redis, eventually,
     load::noise,
-    request, shared,
+    pannier, request, shared, stderr, stdout,
     stream::{self, part, parts},
 };
 use tonic::Code;
@@ -890,4 +891,42 @@ async fn streams_beyond_the_limit_are_refused() {
         caller.try_read(stream::read("n", "k")).await.is_ok()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_sends_what_has_changed_and_goes_on_where_it_broke_off() {
+    let daemon = Daemon::start();
+    let folder = daemon.how().home().join("files");
+    std::fs::create_dir(&folder).unwrap();
+    let (source, copy) = (folder.join("source"), folder.join("copy"));
+    let value = noise(28, 5 * MIB + 1);
+    std::fs::write(&source, &value).unwrap();
+    let run = |arguments: &[&str]| {
+        let all = [&["-n", "n", "--json"], arguments].concat();
+        let output = pannier(daemon.grpc(), &all);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_str::<serde_json::Value>(&stdout(&output)).unwrap()
+    };
+    let (source, copy) = (source.to_str().unwrap(), copy.to_str().unwrap());
+    let write = ["write", "k", source, "--if-changed"];
+    let first = run(&write);
+    let before = files(&daemon);
+    let second = run(&write);
+    assert_ne!(first["version"], second["version"]);
+    assert_eq!(second["size_bytes"], 5 * MIB + 1);
+    assert_eq!(files(&daemon), before, "the same file");
+    // Two chunks and a bit have arrived, of this version and of another.
+    let read = ["read", "k", "-o", copy, "--continue"];
+    let kept = |version: &str| folder.join(format!(".copy.{version}.part"));
+    let half = kept(second["version"].as_str().unwrap());
+    std::fs::write(&half, &value[..2 * MIB + 3]).unwrap();
+    run(&read);
+    assert!(std::fs::read(copy).unwrap() == value, "it went on");
+    std::fs::write(kept(&"01".repeat(16)), b"another value").unwrap();
+    run(&read);
+    assert!(std::fs::read(copy).unwrap() == value, "it began anew");
+    std::fs::write(kept(&"01".repeat(16)), noise(1, 6 * MIB)).unwrap();
+    run(&read);
+    assert!(std::fs::read(copy).unwrap() == value, "more than there is");
+    assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 2);
 }

@@ -10,24 +10,23 @@
 //! What a stream hands out is vouched for by the manifest it began with, whatever becomes of the
 //! entry meanwhile: chunks never change. A part of a value is read from Redis without being kept.
 
+mod body;
+
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 
-use super::{Answer, Engine, ReadOptions, Source, available, shared::Looked};
+pub use self::body::Body;
+use super::{Answer, Engine, ReadOptions, Source, available, looked::Looked};
 use crate::{
     config::UNARY_VALUE_BYTES_MAX,
     error::{Error, Kind, Result},
     key::{EntryName, Key},
     namespace::Namespace,
-    record::{CHUNK_BYTES, Manifest},
+    record::Manifest,
     steps::Steps,
-    tier::local::{LargeFile, LargeWriter},
+    tier::local::LargeFile,
 };
-
-/// Chunks that are fetched ahead of the caller.
-const AHEAD: usize = 2;
 
 /// Which bytes of a value.
 #[derive(Debug, Clone, Copy, Default)]
@@ -68,34 +67,6 @@ struct Chunks {
     manifest: Manifest,
     file: Option<LargeFile>,
     redis: bool,
-}
-
-/// The bytes of a value, as they are asked for.
-pub struct Body {
-    /// Of a value that is not in chunks, or the first chunk.
-    ready: Option<Bytes>,
-    chunked: Option<Chunked>,
-}
-
-impl std::fmt::Debug for Body {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Body")
-    }
-}
-
-struct Chunked {
-    engine: Arc<Engine>,
-    chunks: Chunks,
-    /// In order, behind the one that is ready.
-    ahead: FuturesOrdered<BoxFuture<'static, Option<Bytes>>>,
-    /// The next to be fetched.
-    fetch: u32,
-    /// The next to be handed out.
-    index: u32,
-    /// Byte to go on at, and where to end.
-    at: u64,
-    end: u64,
-    keep: Option<LargeWriter>,
 }
 
 impl Engine {
@@ -147,14 +118,14 @@ impl Engine {
         }
         let mut answer = self.answer(namespace, looked, begun.elapsed());
         if let Some(hit) = &mut answer.hit
-            && body.chunked.is_none()
+            && !body.is_chunked()
         {
             let value = std::mem::take(&mut hit.entry.value);
             size = value.len() as u64;
             let (at, end) = range.within(size)?;
             // A value that is here has a size that fits.
             let place = |at| usize::try_from(at).unwrap_or(usize::MAX);
-            body.ready = Some(value.slice(place(at)..place(end)));
+            body = Body::whole(value.slice(place(at)..place(end)));
         }
         Ok(Reading { answer, size, body })
     }
@@ -187,20 +158,12 @@ impl Engine {
             true => self.local.begin_large(name, chunks.manifest.set).await,
             false => Ok(None),
         };
-        let chunked = Chunked {
-            engine: Arc::clone(self),
-            chunks,
-            ahead: FuturesOrdered::new(),
-            fetch: index + 1,
-            index,
-            at,
-            end,
-            keep: keep.unwrap_or(None),
-        };
-        let body = Body {
-            ready,
-            chunked: Some(chunked),
-        };
+        let body = Body::of_chunks(
+            Arc::clone(self),
+            (chunks, ready),
+            (at, end),
+            keep.unwrap_or(None),
+        );
         Some((source, body))
     }
 
@@ -221,6 +184,7 @@ impl Engine {
         }
     }
 
+    /// One chunk, from wherever it is to be had.
     async fn chunk(&self, chunks: &Chunks, index: u32) -> Option<Bytes> {
         let manifest = &chunks.manifest;
         if let Some(file) = &chunks.file
@@ -347,72 +311,5 @@ impl Engine {
         // One that stays is found to be a miss again.
         let _ = self.local.remove_version(&name, stamp).await;
         nothing
-    }
-}
-
-impl Body {
-    fn nothing() -> Self {
-        Self {
-            ready: None,
-            chunked: None,
-        }
-    }
-
-    /// The next bytes, at most 1 MiB; `None` at the end. `Interrupted` when a chunk has gone.
-    pub async fn next(&mut self) -> Result<Option<Bytes>> {
-        let Some(chunked) = &mut self.chunked else {
-            let Some(ready) = self.ready.as_mut().filter(|it| !it.is_empty()) else {
-                return Ok(None);
-            };
-            return Ok(Some(ready.split_to(ready.len().min(CHUNK_BYTES))));
-        };
-        if chunked.at >= chunked.end {
-            return Ok(None);
-        }
-        let ready = self.ready.take();
-        chunked.next(ready).await.map(Some)
-    }
-}
-
-impl Chunked {
-    async fn next(&mut self, ready: Option<Bytes>) -> Result<Bytes> {
-        let manifest = self.chunks.manifest.clone();
-        let last = manifest.chunk_at(self.end - 1);
-        while self.ahead.len() < AHEAD && self.fetch <= last {
-            let (engine, chunks, index) =
-                (Arc::clone(&self.engine), self.chunks.clone(), self.fetch);
-            let fetch = async move { engine.chunk(&chunks, index).await };
-            self.ahead.push_back(fetch.boxed());
-            self.fetch += 1;
-        }
-        let chunk = match ready {
-            Some(chunk) => Some(chunk),
-            None => self.ahead.next().await.flatten(),
-        };
-        let Some(chunk) = chunk else {
-            self.keep = None;
-            let text = "value: part of it went away while it was read, and what was sent is not \
-                        the value; read it again";
-            return Err(Error::new(Kind::Interrupted, text));
-        };
-        self.keep_too(&chunk, self.index == last).await;
-        let start = manifest.start_of(self.index);
-        let from = usize::try_from(self.at - start).unwrap_or(usize::MAX);
-        let to = usize::try_from(self.end - start).map_or(chunk.len(), |to| to.min(chunk.len()));
-        self.index += 1;
-        self.at = start + to as u64;
-        Ok(chunk.slice(from..to))
-    }
-
-    async fn keep_too(&mut self, chunk: &Bytes, last: bool) {
-        let Some(keep) = &mut self.keep else { return };
-        if keep.append(vec![chunk.clone()]).await.is_err() {
-            self.keep = None;
-            return;
-        }
-        if last && let Some(keep) = self.keep.take() {
-            // Its manifest is there since it was found.
-            let _ = keep.finish().await;
-        }
     }
 }

@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 
 use super::{
     Engine, ReadOptions, Source,
-    shared::{Looked, Question, Shared, Worth, shared_is_away},
+    looked::Looked,
+    shared::{Question, Shared, Worth, shared_is_away},
 };
 use crate::{
     clock::Timestamp,
@@ -48,6 +49,21 @@ impl Known {
 }
 
 impl Engine {
+    /// What the tiers have for a key and its tags let live, its value perhaps in chunks.
+    pub(super) async fn look_at(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        options: ReadOptions,
+        steps: &Steps,
+    ) -> Result<Looked> {
+        let name = EntryName::new(&namespace.name, key);
+        options.check(namespace, self.shared_for(namespace))?;
+        let how = (options, steps);
+        let looked = self.look_in(namespace, key, &name, how).await?;
+        self.live(namespace, key, looked, how).await
+    }
+
     /// Looks in both tiers. `local` is what the local tier has, if it was asked already.
     pub(super) async fn look(
         &self,

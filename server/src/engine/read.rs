@@ -8,7 +8,8 @@ use futures_util::future::join_all;
 use super::{
     BATCH_TURN, Engine, Provenance, Source, available, check_batch,
     look::{Known, Share},
-    shared::{Looked, Question, Shared},
+    looked::Looked,
+    shared::{Question, Shared},
 };
 use crate::{
     clock::Timestamp,
@@ -45,7 +46,7 @@ impl ReadOptions {
         Ok(())
     }
 
-    fn check(self, namespace: &Namespace, shared: Option<&Shared>) -> Result<()> {
+    pub(super) fn check(self, namespace: &Namespace, shared: Option<&Shared>) -> Result<()> {
         if self.local_only && self.require_shared {
             return Err(Error::invalid(
                 "options: local_only and require_shared exclude each other",
@@ -131,21 +132,6 @@ impl Engine {
             false => looked,
         };
         Ok(self.answer(namespace, looked, begun.elapsed()))
-    }
-
-    /// What the tiers have for a key and its tags let live, its value perhaps in chunks.
-    pub(super) async fn look_at(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        options: ReadOptions,
-        steps: &Steps,
-    ) -> Result<Looked> {
-        let name = EntryName::new(&namespace.name, key);
-        options.check(namespace, self.shared_for(namespace))?;
-        let how = (options, steps);
-        let looked = self.look_in(namespace, key, &name, how).await?;
-        self.live(namespace, key, looked, how).await
     }
 
     /// What the tiers have under a key, whatever has become of its tags.

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use super::{
-    Engine, ReadOptions, Source, WriteMode, available, placed::Placed, shared::Looked, write::Put,
+    Engine, ReadOptions, Source, WriteMode, available, looked::Looked, placed::Placed, write::Put,
 };
 use crate::{
     clock::Timestamp,

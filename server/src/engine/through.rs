@@ -47,8 +47,8 @@ impl Engine {
             shared.coherence.changed(name.as_bytes());
             return self.put_locally(put, shared.mark(policy)).await;
         }
-        // Too large for Redis, or its chunks are not there: in Redis it is noted under its stamp, so that others drop what they
-        // have and this daemon can verify its copy.
+        // Too large for Redis, or its chunks are not there: in Redis it is noted under its stamp,
+        // so that others drop what they have and this daemon can verify its copy.
         let sent = match too_large {
             true => put.record.without_value(),
             false => put.record.clone(),

@@ -13,38 +13,31 @@
 //! file goes within a second, its chunks in Redis at once, or after two minutes when nobody is left
 //! to remove them.
 
+mod intake;
+mod transfer;
+
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
-use ring::digest::{Context, SHA256, digest};
-use tokio::task::spawn_blocking;
+use futures_util::Stream;
+use ring::digest::{SHA256, digest};
 
+use self::intake::Intake;
 use super::{
-    Engine, Outcome, PutOptions, ReadOptions, Shared, WriteMode, Written,
+    Engine, Outcome, PutOptions, ReadOptions, WriteMode, Written,
     placed::Placed,
-    shared::shared_is_away,
     write::{Put, check, condition},
 };
 use crate::{
     entry::{Attributes, Entry},
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     key::{EntryName, Key},
     namespace::Namespace,
-    record::{CHUNK_BYTES, Digest, Manifest, Record, checksum_of},
-    stamp::Stamp,
+    record::{CHUNK_BYTES, Digest, Manifest, Record},
     steps::Steps,
-    tier::{
-        Found,
-        local::{LargeWriter, Pinned},
-    },
+    tier::{Found, local::Pinned},
 };
 
-/// Lifetime of chunks in Redis while their stream lasts.
-const UPLOAD_LIFETIME: Duration = Duration::from_secs(120);
-/// After so long their lifetime is renewed. The front door gives up on a caller who sends nothing
-/// before the rest of it is over.
-const RENEW_AFTER: Duration = Duration::from_secs(30);
 /// How much longer than the entry its chunks live in Redis: who begins to read at its end may
 /// still get to the end of the value.
 const CHUNKS_OUTLIVE: Duration = Duration::from_secs(10);
@@ -114,15 +107,7 @@ impl Engine {
             true => (policy.max_value_size.0, "max_value_size (it is raw)"),
             false => (policy.max_stream_size.0, "max_stream_size"),
         };
-        let mut intake = Intake {
-            parts,
-            limit,
-            setting,
-            size: draft.size,
-            received: 0,
-            rest: Bytes::new(),
-            finish: None,
-        };
+        let mut intake = Intake::new(parts, (limit, setting), draft.size);
         intake.check_size(draft.size.unwrap_or(0))?;
         let whole = (namespace, &key, &draft);
         if let Some(digest) = draft.digest
@@ -138,7 +123,7 @@ impl Engine {
         };
         let ordinary = usize::try_from(ordinary).unwrap_or(usize::MAX);
         let first = intake.chunk(ordinary).await?;
-        if let Some(told) = intake.finish {
+        if let Some(told) = intake.finish() {
             intake.check_end()?;
             let entry = Entry {
                 value: first.concat().into(),
@@ -162,7 +147,7 @@ impl Engine {
         }
         intake.check_end()?;
         upload
-            .end(whole, intake.finish.flatten(), (steps, begun))
+            .end(whole, intake.finish().flatten(), (steps, begun))
             .await
     }
 
@@ -274,133 +259,6 @@ impl Engine {
             steps,
         })
     }
-
-    async fn begin_upload<'a>(
-        &'a self,
-        namespace: &Namespace,
-        key: &Key,
-        draft: &Draft,
-    ) -> Result<Upload<'a>> {
-        let detached = |it: &Shared| !it.coherence.is_attached();
-        if draft.options.mode == WriteMode::Shared
-            && self.shared_for(namespace).is_some_and(detached)
-        {
-            return Err(shared_is_away("options.mode: SHARED", ""));
-        }
-        let set = self.stamper.next();
-        let size = draft.size.unwrap_or(0);
-        let mut upload = Upload {
-            engine: self,
-            set,
-            file: None,
-            local: Outcome::Skipped,
-            redis: None,
-            shared: Outcome::Skipped,
-            shared_max: namespace
-                .policy
-                .shared_value_max
-                .map_or(u64::MAX, |it| it.0),
-            checksums: Vec::new(),
-            hasher: draft.digest.map(|_| Context::new(&SHA256)),
-            bytes: 0,
-        };
-        if namespace.uses_local() && size <= self.local.large_bytes_max() {
-            let name = EntryName::new(&namespace.name, key);
-            let begun = self.local.begin_large(&name, set).await;
-            let begun = begun.map(|file| {
-                upload.file = file;
-            });
-            upload.note_local(begun);
-        }
-        let shared = self.shared_for(namespace).filter(|it| {
-            let attached = it.coherence.is_attached();
-            attached && draft.options.mode != WriteMode::Local && size <= upload.shared_max
-        });
-        if let Some(shared) = shared {
-            upload.redis = Some(InRedis {
-                shared,
-                set,
-                chunks: 0,
-                renewed: Instant::now(),
-            });
-            upload.shared = Outcome::Applied;
-        }
-        upload.check_somewhere()?;
-        Ok(upload)
-    }
-}
-
-/// A stream of parts, cut into chunks anew.
-struct Intake<S> {
-    parts: S,
-    limit: u64,
-    setting: &'static str,
-    size: Option<u64>,
-    received: u64,
-    rest: Bytes,
-    finish: Option<Option<Digest>>,
-}
-
-impl<S: Stream<Item = Result<Part>> + Unpin> Intake<S> {
-    /// The next `bytes`, in pieces; fewer at the end only. Once that has come `finish` is set.
-    async fn chunk(&mut self, bytes: usize) -> Result<Vec<Bytes>> {
-        let mut pieces = Vec::new();
-        let mut missing = bytes;
-        loop {
-            if !self.rest.is_empty() {
-                // One more is looked at, so that the end is known with the last chunk.
-                if missing == 0 {
-                    return Ok(pieces);
-                }
-                let piece = self.rest.split_to(self.rest.len().min(missing));
-                missing -= piece.len();
-                pieces.push(piece);
-                continue;
-            }
-            if self.finish.is_some() {
-                return Ok(pieces);
-            }
-            match self.parts.next().await {
-                Some(Ok(Part::Chunk(chunk))) => {
-                    self.received += chunk.len() as u64;
-                    self.check_size(self.received)?;
-                    self.rest = chunk;
-                }
-                Some(Ok(Part::Finish(digest))) => self.finish = Some(digest),
-                Some(Err(error)) => return Err(error),
-                None => {
-                    let text = "finish: the stream ended without it; it is discarded";
-                    return Err(Error::invalid(text));
-                }
-            }
-        }
-    }
-
-    fn check_size(&self, bytes: u64) -> Result<()> {
-        let (limit, setting) = (self.limit, self.setting);
-        if bytes > limit {
-            return Err(Error::invalid(format!(
-                "value: {bytes} bytes or more, the namespace's {setting} is {limit}"
-            )));
-        }
-        match self.size.filter(|size| bytes > *size) {
-            Some(size) => Err(disagrees(size, bytes, " or more")),
-            None => Ok(()),
-        }
-    }
-
-    fn check_end(&self) -> Result<()> {
-        match self.size.filter(|size| *size != self.received) {
-            Some(size) => Err(disagrees(size, self.received, "")),
-            None => Ok(()),
-        }
-    }
-}
-
-fn disagrees(said: u64, sent: u64, more: &str) -> Error {
-    Error::invalid(format!(
-        "size_bytes: the header says {said}, the stream has {sent}{more}"
-    ))
 }
 
 fn check_digest(wanted: &Digest, is: &[u8]) -> Result<()> {
@@ -409,233 +267,4 @@ fn check_digest(wanted: &Digest, is: &[u8]) -> Result<()> {
     }
     let text = "sha256: the bytes that came have another SHA-256";
     Err(Error::invalid(text))
-}
-
-/// Chunks on their way to Redis; removed again unless they are kept.
-struct InRedis<'a> {
-    shared: &'a Shared,
-    set: Stamp,
-    chunks: u32,
-    renewed: Instant,
-}
-
-impl Drop for InRedis<'_> {
-    fn drop(&mut self) {
-        if self.chunks > 0 {
-            self.shared.sweeps.abandon(self.set, self.chunks);
-        }
-    }
-}
-
-impl InRedis<'_> {
-    async fn put(&mut self, bytes: Bytes) -> Result<()> {
-        let away = || Error::new(Kind::Unavailable, "the shared tier cannot be reached");
-        let link = self.shared.coherence.link().ok_or_else(away)?;
-        let index = self.chunks;
-        // Counted before it is sent: what was given up on may arrive.
-        self.chunks += 1;
-        let put = link
-            .tier()
-            .put_chunk(&self.set, index, bytes, UPLOAD_LIFETIME);
-        put.await.map_err(of_redis)?;
-        if self.renewed.elapsed() > RENEW_AFTER {
-            self.live(UPLOAD_LIFETIME).await?;
-            self.renewed = Instant::now();
-        }
-        Ok(())
-    }
-
-    /// Gives all chunks this lifetime from now on.
-    async fn live(&self, lifetime: Duration) -> Result<()> {
-        let gone = || Error::new(Kind::Unavailable, "chunks have gone from Redis already");
-        let link = self.shared.coherence.link().ok_or_else(gone)?;
-        let renew = link.tier().renew_chunks(&self.set, self.chunks, lifetime);
-        match renew.await.map_err(of_redis)? {
-            true => Ok(()),
-            false => Err(gone()),
-        }
-    }
-
-    fn keep(mut self) {
-        self.chunks = 0;
-    }
-}
-
-fn of_redis(error: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Unavailable, error.to_string())
-}
-
-/// A value on its way to the tiers.
-struct Upload<'a> {
-    engine: &'a Engine,
-    set: Stamp,
-    file: Option<LargeWriter>,
-    /// What becomes of it in the local tier.
-    local: Outcome,
-    redis: Option<InRedis<'a>>,
-    /// What becomes of it in the shared tier.
-    shared: Outcome,
-    shared_max: u64,
-    checksums: Vec<u64>,
-    hasher: Option<Context>,
-    bytes: u64,
-}
-
-impl Upload<'_> {
-    fn note_local(&mut self, done: Result<()>) {
-        self.local = Outcome::Applied;
-        if let Err(error) = done {
-            tracing::debug!(%error, "the local tier does not take a large value");
-            self.file = None;
-            self.local = Outcome::Failed;
-        }
-    }
-
-    fn note_shared(&mut self, done: Result<()>) {
-        if let Err(error) = done {
-            tracing::debug!(%error, "the shared tier does not take a large value");
-            self.redis = None;
-            self.shared = Outcome::Failed;
-        }
-    }
-
-    fn check_somewhere(&self) -> Result<()> {
-        if self.file.is_some() || self.redis.is_some() {
-            return Ok(());
-        }
-        let max = self.engine.local.large_bytes_max();
-        let text = format!(
-            "value: no tier takes it: the local tier takes large values of up to {max} bytes \
-             (local.disk_budget) and the shared one is out of reach, too small or left out"
-        );
-        Err(Error::new(Kind::Unavailable, text))
-    }
-
-    /// Stores the next chunk in both tiers. An error when neither has all of them.
-    async fn store(&mut self, pieces: Vec<Bytes>) -> Result<()> {
-        let pieces = self.take_sums(pieces).await?;
-        self.bytes += pieces.iter().map(|it| it.len() as u64).sum::<u64>();
-        if self.redis.is_some() && self.bytes > self.shared_max {
-            self.redis = None;
-            self.shared = Outcome::Skipped;
-        }
-        if self.file.is_some() && self.bytes > self.engine.local.large_bytes_max() {
-            self.file = None;
-            self.local = Outcome::Skipped;
-        }
-        let (file, redis) = (&mut self.file, &mut self.redis);
-        let for_redis = match (redis.is_some(), &*pieces) {
-            (true, [one]) => one.clone(),
-            (true, many) => many.concat().into(),
-            (false, _) => Bytes::new(),
-        };
-        let local = async {
-            match file {
-                Some(file) => Some(file.append(pieces).await),
-                None => None,
-            }
-        };
-        let shared = async {
-            match redis {
-                Some(redis) => Some(redis.put(for_redis).await),
-                None => None,
-            }
-        };
-        let (local, shared) = tokio::join!(local, shared);
-        if let Some(done) = local {
-            self.note_local(done);
-        }
-        if let Some(done) = shared {
-            self.note_shared(done);
-        }
-        self.check_somewhere()
-    }
-
-    /// Checksum and digest, off the thread that others are served on.
-    async fn take_sums(&mut self, pieces: Vec<Bytes>) -> Result<Vec<Bytes>> {
-        let hasher = self.hasher.take();
-        let sums = spawn_blocking(move || {
-            let mut hasher = hasher;
-            if let Some(hasher) = &mut hasher {
-                pieces.iter().for_each(|piece| hasher.update(piece));
-            }
-            let checksum = checksum_of(&pieces);
-            (pieces, checksum, hasher)
-        });
-        let (pieces, checksum, hasher) = sums.await.map_err(|error| {
-            Error::new(Kind::Internal, "a blocking call panicked").caused_by(error)
-        })?;
-        self.checksums.push(checksum);
-        self.hasher = hasher;
-        Ok(pieces)
-    }
-
-    /// All has come: checks the digests and makes it visible.
-    async fn end(
-        mut self,
-        (namespace, key, draft): (&Namespace, &Key, &Draft),
-        told: Option<Digest>,
-        (steps, begun): (&Steps, Instant),
-    ) -> Result<Uploaded> {
-        if let Some(hasher) = self.hasher.take() {
-            let is = hasher.finish();
-            for wanted in [draft.digest, told].into_iter().flatten() {
-                check_digest(&wanted, is.as_ref())?;
-            }
-        }
-        let mut pinned = None;
-        if let Some(file) = self.file.take() {
-            let finished = file.finish().await;
-            self.note_local(finished.map(|it| pinned = Some(it)));
-        }
-        let size = self.bytes;
-        let known = draft.digest.or(told);
-        let manifest = Manifest::new(self.set, size, std::mem::take(&mut self.checksums), known);
-        if draft.digest.is_none()
-            && let Some(wanted) = told
-        {
-            self.read_digest(&manifest, &wanted).await?;
-        }
-        if let Some(redis) = &self.redis {
-            let now = self.engine.now();
-            let (_, expires) = self.engine.times(namespace, draft.options.ttl);
-            let lifetime = expires.since(now) + CHUNKS_OUTLIVE;
-            let renewed = redis.live(lifetime).await;
-            self.note_shared(renewed);
-        }
-        let placed = Placed::InChunks {
-            local: self.local,
-            shared: self.shared,
-        };
-        if placed.is_not_local() && placed.is_not_in_redis() {
-            let text = "value: no tier could keep all of it";
-            return Err(Error::new(Kind::Unavailable, text));
-        }
-        if draft.options.mode == WriteMode::Shared && self.shared == Outcome::Failed {
-            let text = "options.mode: SHARED, but the shared tier did not take the value";
-            return Err(Error::new(Kind::Unavailable, text));
-        }
-        let put = self
-            .engine
-            .put_of(namespace, key, draft, (&manifest, placed), steps)
-            .await?;
-        let own = put.record.head().stamp;
-        let written = self.engine.publish(&put, begun).await?;
-        // The same content was there already and stays: this copy of it goes.
-        if written.stamp == own
-            && let Some(redis) = self.redis.take()
-        {
-            redis.keep();
-        }
-        drop(pinned);
-        Ok(Uploaded { written, size })
-    }
-
-    /// The digest came with the end only: what was stored is read again.
-    async fn read_digest(&self, manifest: &Manifest, wanted: &Digest) -> Result<()> {
-        let mut hasher = Context::new(&SHA256);
-        let read = self.engine.written_chunks(manifest, |it| hasher.update(it));
-        read.await?;
-        check_digest(wanted, hasher.finish().as_ref())
-    }
 }

@@ -171,7 +171,7 @@ impl LocalTier {
             data_dir: config.data_dir.clone(),
             listen: listen.to_owned(),
             hot: Hot::new(sizes.hot, INLINE_BYTES_MAX),
-            large: Large::new(&config.data_dir, sizes.data_files),
+            large: Large::new(&store_dir(&config.data_dir), sizes.data_files),
             sizes,
             longest_lifetime,
             changes: Changes::new(clock.clone()),

@@ -340,16 +340,6 @@ impl SharedTier {
         replies.try_into().map_err(|_| unexpected("a pipeline"))
     }
 
-    /// Removes a record whose chunks are not all there, unless another has taken its place.
-    pub async fn remove_incomplete(&self, name: &SharedName, record: &Record) -> Result<()> {
-        let bytes = record.as_bytes();
-        let head = bytes.slice(..bytes.len().min(DAMAGED_HEAD_BYTES));
-        let args = [head, bytes.len().to_string().into()];
-        self.run(&REMOVE_SAME, name.as_bytes(), &args)
-            .await
-            .map(drop)
-    }
-
     /// Removes a damaged record unless another has taken its place. It is a miss either way.
     async fn remove_damaged(&self, name: &SharedName, value: &Bytes) {
         self.corrupt.fetch_add(1, Ordering::Relaxed);

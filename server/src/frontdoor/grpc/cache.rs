@@ -1,9 +1,8 @@
 //! `pannier.v1.CacheService`: decode, call the engine, encode.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod streams;
+
+use std::{sync::Arc, time::Instant};
 
 use pannier_proto::v1::{
     ExistsRequest, ExistsResponse, GetManyRequest, GetManyResponse, GetRequest, GetResponse,
@@ -22,7 +21,7 @@ use super::{
     deadline, decode, encode,
     status::status,
     traced::traced,
-    transfer::{self, Held, Transfers},
+    transfer::Transfers,
     watch::{self, Replies},
 };
 use crate::{
@@ -272,50 +271,6 @@ impl Cache {
             fault: None,
         };
         Ok((result, written.provenance))
-    }
-
-    async fn read(
-        &self,
-        request: ReadRequest,
-        (deadline, begun): (Option<Duration>, Instant),
-        call: &mut Call<'_>,
-    ) -> Result<Replies<ReadResponse>> {
-        call.namespace.clone_from(&request.namespace);
-        call.key = Some(key_hash(&request.key));
-        let held = Held {
-            _request: self.requests.admit_stream()?,
-            _transfer: self.transfers.admit()?,
-        };
-        let range = transfer::range(&request);
-        let options = decode::read_options(request.options);
-        let options = self.engine.counted_for(&call.namespace, options)?;
-        let reading = self
-            .engine
-            .read(&call.namespace, request.key, options, range, &call.steps)
-            .await?;
-        call.provenance = Some(reading.answer.provenance);
-        Ok(transfer::stream(reading, held, (deadline, begun.into())))
-    }
-
-    async fn write(
-        &self,
-        stream: &mut Streaming<WriteRequest>,
-        call: &mut Call<'_>,
-    ) -> Result<WriteResponse> {
-        let _request = self.requests.admit()?;
-        let _transfer = self.transfers.admit()?;
-        let header = transfer::header(stream).await?;
-        call.namespace.clone_from(&header.namespace);
-        call.key = Some(key_hash(&header.key));
-        let draft = transfer::draft(header);
-        let draft = self.engine.counted_for(&call.namespace, draft)?;
-        let parts = transfer::parts(stream);
-        let uploaded = self
-            .engine
-            .write(&call.namespace, draft, parts, &call.steps)
-            .await?;
-        call.provenance = Some(uploaded.written.provenance);
-        Ok(transfer::written(&uploaded))
     }
 }
 

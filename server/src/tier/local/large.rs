@@ -25,38 +25,26 @@
 //! - All files together stay within what was taken from the store's budget for them, before they
 //!   are written. The least recently used goes first; one that is being read goes on being read.
 
+mod files;
+mod index;
+
 use std::{
-    collections::HashMap,
     fs::{self, File},
     io,
     os::unix::fs::FileExt,
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
-use super::{Inner, LocalTier, closed, envelope::Envelope, off_thread, store_dir};
-use crate::{
-    clock::Timestamp,
-    error::{Error, Kind, Result},
-    key::EntryName,
-    record::{CHUNK_BYTES, Manifest, Record},
-    stamp::Stamp,
-};
+pub(super) use self::{files::run, index::Large};
+use self::{files::unusable, index::State};
+use super::{Inner, LocalTier, closed, off_thread};
+use crate::{error::Result, key::EntryName, record::Manifest, stamp::Stamp};
 
-const MAGIC: &[u8; 8] = b"PNRL\x01\0\0\0";
+/// Where the value begins in a file.
 const VALUE_AT: u64 = 4096;
-const NAME_AT: usize = 12;
-const PART: &str = "part";
-/// Files whose manifest is looked for in one go of the sweep.
-const SWEEP_MAX: usize = 256;
-/// The budget is divided anew in steps of this part of the store's.
-const STEPS: u64 = 16;
 /// Where the files lie, below the store's directory.
 pub(super) const DIRECTORY: &str = "large";
 
@@ -69,262 +57,6 @@ pub struct Dropped {
     pub set: Stamp,
     /// How many there were.
     pub chunks: u32,
-}
-
-/// All files.
-pub(super) struct Large {
-    dir: PathBuf,
-    /// Most bytes that may be taken from the store.
-    max: u64,
-    /// One step of what is taken.
-    step: u64,
-    /// Taken from the store's part of the budget.
-    taken: AtomicU64,
-    index: Mutex<Index>,
-    wake: Notify,
-    dropped: Mutex<Option<mpsc::Sender<Dropped>>>,
-}
-
-#[derive(Default)]
-struct Index {
-    files: HashMap<Stamp, Held>,
-    bytes: u64,
-    /// Counts uses; the higher, the later.
-    uses: u64,
-    /// Where the sweep goes on.
-    swept_to: Option<Stamp>,
-}
-
-struct Held {
-    name: EntryName,
-    bytes: u64,
-    used: u64,
-    state: State,
-    /// Whose manifest is about to be written: neither swept nor dropped for space.
-    pins: u32,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Writing,
-    Whole,
-    /// Its writer has gone.
-    Abandoned,
-}
-
-impl Large {
-    /// Files below `data_dir`, within half of the store's `data_files`.
-    pub(super) fn new(data_dir: &Path, data_files: u64) -> Self {
-        Self {
-            dir: store_dir(data_dir).join(DIRECTORY),
-            max: data_files / 2,
-            step: data_files / STEPS,
-            taken: AtomicU64::new(0),
-            index: Mutex::default(),
-            wake: Notify::new(),
-            dropped: Mutex::default(),
-        }
-    }
-
-    /// Bytes taken from the store's part of the budget.
-    pub(super) fn taken(&self) -> u64 {
-        self.taken.load(Ordering::Relaxed)
-    }
-
-    /// Looks at what is there: after the store was opened, before it is used. Blocks.
-    pub(super) fn load(&self) {
-        let mut found = Index::default();
-        let mut files = Vec::new();
-        // Without it nothing can be written, which is told when it is tried.
-        let _ = fs::create_dir(&self.dir);
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let whole = path.extension().is_none();
-            let set = path.file_name().and_then(|it| it.to_str()).and_then(set_of);
-            let name = set.filter(|_| whole).and_then(|_| name_in(&path));
-            match (set, name, entry.metadata()) {
-                (Some(set), Some(name), Ok(meta)) => {
-                    files.push((meta.modified().ok(), set, name, meta.len()));
-                }
-                // Half written, or none of ours.
-                _ => _ = fs::remove_file(&path),
-            }
-        }
-        files.sort_by_key(|(modified, ..)| *modified);
-        for (_, set, name, bytes) in files {
-            found.bytes += bytes;
-            found.uses += 1;
-            let held = Held {
-                name,
-                bytes,
-                used: found.uses,
-                state: State::Whole,
-                pins: 0,
-            };
-            found.files.insert(set, held);
-        }
-        *self.lock() = found;
-        // Another budget than before: what is beyond goes.
-        for set in self.lock().make_room(0, self.max).unwrap_or_default() {
-            let _ = fs::remove_file(self.path(&set));
-        }
-        self.taken.store(self.needed(), Ordering::Relaxed);
-    }
-
-    fn path(&self, set: &Stamp) -> PathBuf {
-        self.dir.join(format!("{set:?}"))
-    }
-
-    fn part(&self, set: &Stamp) -> PathBuf {
-        self.path(set).with_extension(PART)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Enters a file that is about to be written; false when there is one already, or one is on
-    /// its way.
-    fn enter(&self, name: &EntryName, set: Stamp) -> bool {
-        let mut index = self.lock();
-        if index.files.contains_key(&set) {
-            return false;
-        }
-        let held = Held {
-            name: name.clone(),
-            bytes: 0,
-            used: index.uses,
-            state: State::Writing,
-            pins: 1,
-        };
-        index.files.insert(set, held);
-        true
-    }
-
-    /// Counts bytes that are about to be written; gives what has to go for them, which is no
-    /// longer found. `None` when there is no room.
-    fn reserve(&self, set: &Stamp, bytes: u64) -> Option<Vec<Stamp>> {
-        let mut index = self.lock();
-        let gone = index.make_room(bytes, self.max)?;
-        let held = index.files.get_mut(set)?;
-        held.bytes += bytes;
-        index.bytes += bytes;
-        Some(gone)
-    }
-
-    /// What the files need of the budget, in steps.
-    fn needed(&self) -> u64 {
-        let bytes = self.lock().bytes;
-        (bytes.div_ceil(self.step.max(1)) * self.step).min(self.max)
-    }
-
-    fn set_state(&self, set: &Stamp, state: State) {
-        if let Some(held) = self.lock().files.get_mut(set) {
-            held.state = state;
-        }
-    }
-
-    fn unpin(&self, set: &Stamp) {
-        if let Some(held) = self.lock().files.get_mut(set) {
-            held.pins = held.pins.saturating_sub(1);
-        }
-    }
-
-    /// Notes that a file is used; `None` when it is not whole, or not there.
-    fn touch(&self, set: &Stamp, pin: bool) -> Option<()> {
-        let mut index = self.lock();
-        index.uses += 1;
-        let uses = index.uses;
-        let held = index.files.get_mut(set)?;
-        if held.state != State::Whole {
-            return None;
-        }
-        held.used = uses;
-        held.pins += u32::from(pin);
-        Some(())
-    }
-
-    /// Forgets a file and removes it. Blocks.
-    fn remove(&self, set: &Stamp) {
-        self.lock().remove(set);
-        let _ = fs::remove_file(self.path(set));
-    }
-
-    /// What the sweep is to look at next: abandoned files, which are forgotten by this, and whole
-    /// ones.
-    fn due(&self) -> (Vec<Stamp>, Vec<(Stamp, EntryName)>) {
-        let mut index = self.lock();
-        let with = |index: &Index, state| {
-            let files = index.files.iter();
-            files
-                .filter(|(_, held)| {
-                    held.state == state && (held.pins == 0 || state != State::Whole)
-                })
-                .map(|(set, held)| (*set, held.name.clone()))
-                .collect::<Vec<_>>()
-        };
-        let abandoned: Vec<_> = with(&index, State::Abandoned)
-            .into_iter()
-            .map(|it| it.0)
-            .collect();
-        for set in &abandoned {
-            index.remove(set);
-        }
-        let mut whole = with(&index, State::Whole);
-        whole.sort_by_key(|(set, _)| *set);
-        let from = index.swept_to;
-        let mut next: Vec<_> = whole
-            .into_iter()
-            .filter(|(set, _)| from.is_none_or(|from| *set > from))
-            .collect();
-        index.swept_to = (next.len() > SWEEP_MAX).then(|| next[SWEEP_MAX - 1].0);
-        next.truncate(SWEEP_MAX);
-        (abandoned, next)
-    }
-
-    fn tell(&self, dropped: Dropped) {
-        let listener = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(listener) = &*listener {
-            // One that is full has enough to do: chunks elsewhere end by themselves.
-            let _ = listener.try_send(dropped);
-        }
-    }
-}
-
-impl Index {
-    /// Forgets the least recently used files so that there is room; tells which. `None`, and
-    /// nothing is forgotten, when that would not be enough.
-    fn make_room(&mut self, bytes: u64, max: u64) -> Option<Vec<Stamp>> {
-        let mut beyond = (self.bytes + bytes).saturating_sub(max);
-        if beyond == 0 {
-            return Some(Vec::new());
-        }
-        let whole = self.files.iter();
-        let mut whole: Vec<_> = whole
-            .filter(|(_, held)| held.state == State::Whole && held.pins == 0)
-            .map(|(set, held)| (held.used, *set, held.bytes))
-            .collect();
-        whole.sort_unstable();
-        let mut gone = Vec::new();
-        for (_, set, bytes) in whole {
-            if beyond == 0 {
-                break;
-            }
-            beyond = beyond.saturating_sub(bytes);
-            gone.push(set);
-        }
-        (beyond == 0).then_some(())?;
-        for set in &gone {
-            self.remove(set);
-        }
-        Some(gone)
-    }
-
-    fn remove(&mut self, set: &Stamp) -> Option<Held> {
-        let held = self.files.remove(set)?;
-        self.bytes = self.bytes.saturating_sub(held.bytes);
-        Some(held)
-    }
 }
 
 /// A whole file, open. What happens to its name meanwhile does not concern it.
@@ -359,7 +91,7 @@ impl Drop for LargeWriter {
         if self.pinned.is_some() {
             let large = &self.tier.inner.large;
             large.set_state(&self.set, State::Abandoned);
-            large.wake.notify_one();
+            large.swept().notify_one();
         }
     }
 }
@@ -367,15 +99,12 @@ impl Drop for LargeWriter {
 impl LocalTier {
     /// Most bytes of a value in chunks that the tier can take.
     pub fn large_bytes_max(&self) -> u64 {
-        self.inner.large.max - VALUE_AT.min(self.inner.large.max)
+        self.inner.large.max().saturating_sub(VALUE_AT)
     }
 
     /// Tells of every file that goes because no entry names it any more.
     pub fn tell_of_dropped(&self, listener: mpsc::Sender<Dropped>) {
-        let mut slot = self.inner.large.dropped.lock();
-        *slot
-            .as_deref_mut()
-            .unwrap_or_else(|poisoned| poisoned.get_mut()) = Some(listener);
+        self.inner.large.listen(listener);
     }
 
     /// Begins to write the chunks of a set for an entry. `None` when they are there or on their
@@ -422,7 +151,7 @@ impl LocalTier {
             }),
             Ok(Err(error)) => {
                 if error.kind() == io::ErrorKind::NotFound {
-                    self.inner.large.lock().remove(&set);
+                    self.inner.large.forget(&set);
                 }
                 None
             }
@@ -508,148 +237,6 @@ impl LargeWriter {
         self.tier.off_thread_within(rename).await?;
         self.pinned.take().ok_or_else(closed)
     }
-}
-
-impl Inner {
-    /// What the store's own files may take, as the budget is divided now.
-    pub(super) fn data_files(&self) -> u64 {
-        self.sizes.data_files - self.large.taken()
-    }
-
-    fn create_large(&self, name: &EntryName, set: &Stamp) -> Result<File> {
-        self.make_room(set, VALUE_AT)?;
-        let file = File::options()
-            .write(true)
-            .create_new(true)
-            .open(self.large.part(set))
-            .map_err(unusable)?;
-        let length = u32::try_from(name.as_bytes().len()).unwrap_or(u32::MAX);
-        let mut head = MAGIC.to_vec();
-        head.extend_from_slice(&length.to_le_bytes());
-        head.extend_from_slice(name.as_bytes());
-        file.write_all_at(&head, 0).map_err(unusable)?;
-        Ok(file)
-    }
-
-    fn append_large(&self, file: &File, set: &Stamp, at: u64, pieces: &[Bytes]) -> Result<()> {
-        let bytes = pieces.iter().map(|it| it.len() as u64).sum();
-        self.make_room(set, bytes)?;
-        let mut at = at;
-        for piece in pieces {
-            file.write_all_at(piece, at).map_err(unusable)?;
-            at += piece.len() as u64;
-        }
-        Ok(())
-    }
-
-    /// Makes room for bytes of a file: first in the index, then on the disk, then in the store's
-    /// part of the budget.
-    fn make_room(&self, set: &Stamp, bytes: u64) -> Result<()> {
-        let Some(gone) = self.large.reserve(set, bytes) else {
-            let text = format!(
-                "local.disk_budget: large values may take {} bytes of it, and others are being \
-                 written",
-                self.large.max
-            );
-            return Err(Error::new(Kind::Overloaded, text));
-        };
-        for set in &gone {
-            let _ = fs::remove_file(self.large.path(set));
-        }
-        let needed = self.large.needed();
-        if needed > self.large.taken() {
-            let slot = self.store.blocking_read();
-            let store = slot.as_ref().ok_or_else(closed)?;
-            self.large.taken.fetch_max(needed, Ordering::Relaxed);
-            store.limit_data_files(self.data_files())?;
-        }
-        Ok(())
-    }
-
-    /// Removes what nobody names, and gives back what is not needed. Blocks.
-    fn sweep_large(&self) {
-        let (abandoned, whole) = self.large.due();
-        for set in &abandoned {
-            let _ = fs::remove_file(self.large.part(set));
-            let _ = fs::remove_file(self.large.path(set));
-        }
-        let slot = self.store.blocking_read();
-        let Some(store) = &*slot else { return };
-        let now = self.clock.now();
-        for (set, name) in whole {
-            let named = store.read(name.as_bytes(), |value| names(value, &set, now));
-            // What cannot be read now is left for the next time.
-            if matches!(named, Ok(None | Some(false))) {
-                let bytes = self.large.lock().remove(&set).map_or(0, |it| it.bytes);
-                let _ = fs::remove_file(self.large.path(&set));
-                let chunks = bytes.saturating_sub(VALUE_AT).div_ceil(CHUNK_BYTES as u64);
-                self.large.tell(Dropped {
-                    name,
-                    set,
-                    chunks: u32::try_from(chunks).unwrap_or(u32::MAX),
-                });
-            }
-        }
-        // A step more than is needed stays, so that the border does not move to and fro.
-        let enough = self.large.needed() + self.large.step;
-        if self.large.taken() > enough {
-            self.large.taken.store(enough, Ordering::Relaxed);
-            if let Err(error) = store.limit_data_files(self.data_files()) {
-                tracing::warn!(%error, "local tier: the budget could not be divided anew");
-            }
-        }
-    }
-}
-
-/// Sweeps once a second and when a writer has gone; never ends.
-pub(super) async fn run(inner: &Arc<Inner>) {
-    let mut tick = tokio::time::interval(super::maintenance::WATCH_EVERY);
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            _ = tick.tick() => {}
-            () = inner.large.wake.notified() => {}
-        }
-        if inner.large.lock().files.is_empty() && inner.large.taken() == 0 {
-            continue;
-        }
-        let worker = Arc::clone(inner);
-        let _ = off_thread(move || worker.sweep_large()).await;
-    }
-}
-
-/// Whether a value of the store is a live record whose chunks are this set.
-fn names(value: &[u8], set: &Stamp, now: Timestamp) -> bool {
-    let Some((envelope, record)) = Envelope::unwrap(value) else {
-        return false;
-    };
-    let record = Record::decode(Bytes::copy_from_slice(record)).ok();
-    let manifest = record.and_then(|it| it.manifest().ok().flatten());
-    now < envelope.expires && manifest.is_some_and(|it| it.set == *set)
-}
-
-fn set_of(file_name: &str) -> Option<Stamp> {
-    let digits = file_name.strip_suffix(".part").unwrap_or(file_name);
-    let number = u128::from_str_radix(digits, 16).ok()?;
-    (digits.len() == 32).then(|| Stamp::from_bytes(number.to_be_bytes()))
-}
-
-fn name_in(path: &Path) -> Option<EntryName> {
-    let file = File::open(path).ok()?;
-    let mut head = [0; NAME_AT];
-    file.read_exact_at(&mut head, 0).ok()?;
-    let length = u32::from_le_bytes(head[8..].try_into().ok()?) as usize;
-    if head[..8] != *MAGIC || length > VALUE_AT as usize - NAME_AT {
-        return None;
-    }
-    let mut name = vec![0; length];
-    file.read_exact_at(&mut name, NAME_AT as u64).ok()?;
-    EntryName::from_bytes(name)
-}
-
-fn unusable(error: io::Error) -> Error {
-    let text = "local tier: a large value could not be written";
-    Error::new(Kind::Unavailable, text).caused_by(error)
 }
 
 #[cfg(test)]

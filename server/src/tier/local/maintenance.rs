@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Inner, Left, Owner, Store, large, off_thread, refresh, store_dir};
 use crate::error::{Error, Kind, Result};
 
-pub(super) const WATCH_EVERY: Duration = Duration::from_secs(1);
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(30);
 /// What a directory must take before its store is closed for repair.
