@@ -31,8 +31,8 @@ const TOOK: prost_types::Duration = prost_types::Duration {
     nanos: 3_217,
 };
 
-/// Bytes of a chunk that goes out: as the daemon cuts them.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes of a chunk that goes out: as the daemon sends them.
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// A `CacheService` without a cache.
 #[derive(Debug, Clone)]

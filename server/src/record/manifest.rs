@@ -156,8 +156,8 @@ pub fn checksum_of<P: AsRef<[u8]>>(pieces: impl IntoIterator<Item = P>) -> u64 {
 }
 
 impl Record {
-    /// The record of a value in chunks, with the generation of each tag. `Invalid` when the value is
-    /// larger than [`LARGE_VALUE_BYTES_MAX`].
+    /// The record of a value in chunks, with the generation of each tag. `Invalid` when the value
+    /// is larger than [`LARGE_VALUE_BYTES_MAX`].
     pub fn of_chunks(
         manifest: &Manifest,
         (attributes, generations): (&Attributes, &[Stamp]),

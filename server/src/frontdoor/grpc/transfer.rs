@@ -10,6 +10,7 @@ use pannier_proto::v1::{
 };
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
+    task::yield_now,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::Stream;
@@ -22,6 +23,9 @@ use crate::{
     record::{CHUNK_BYTES, Digest},
 };
 
+/// Bytes of a chunk that is sent: what is larger keeps a worker's other callers waiting longer, and
+/// is no faster.
+const SENT_BYTES: usize = 256 << 10;
 /// Longest wait for the next part of a stream of Write. Chunks in Redis live twice as long.
 const PART_MAX: Duration = Duration::from_secs(60);
 
@@ -114,6 +118,8 @@ pub(super) fn parts(
 ) -> impl Stream<Item = Result<Part>> + Send + Unpin + '_ {
     Box::pin(unfold(Some(stream), async |stream| {
         let stream = stream?;
+        // As in `Sending`.
+        yield_now().await;
         match next(stream)
             .await
             .and_then(|part| part.map(part_of).transpose())
@@ -165,6 +171,8 @@ pub(super) struct Held {
 struct Sending {
     header: Option<ReadHeader>,
     body: Body,
+    /// What is to be sent before the body is asked again.
+    rest: Bytes,
     _held: Held,
     deadline: Option<Duration>,
     ends_at: Option<Instant>,
@@ -185,6 +193,7 @@ pub(super) fn stream(
             lease: None,
         }),
         body,
+        rest: Bytes::new(),
         _held: held,
         // One too far away to be told is none.
         ends_at: deadline.and_then(|deadline| begun.checked_add(deadline)),
@@ -205,8 +214,9 @@ impl Sending {
         if let Some(header) = self.header.take() {
             return Ok(Some(Reply::Header(header)));
         }
+        let ends_at = self.ends_at;
         let deadline = async {
-            match self.ends_at {
+            match ends_at {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
@@ -218,8 +228,21 @@ impl Sending {
                 let text = format!("the caller's deadline of {deadline:?} has passed");
                 Err(Status::deadline_exceeded(text))
             }
-            chunk = self.body.next() => Ok(chunk.map_err(status)?.map(Reply::Chunk)),
+            chunk = self.chunk() => Ok(chunk.map_err(status)?.map(Reply::Chunk)),
         }
+    }
+
+    async fn chunk(&mut self) -> Result<Option<Bytes>> {
+        // A caller that takes all that comes must not keep a worker from its other callers.
+        yield_now().await;
+        if self.rest.is_empty() {
+            let Some(chunk) = self.body.next().await? else {
+                return Ok(None);
+            };
+            self.rest = chunk;
+        }
+        let bytes = self.rest.len().min(SENT_BYTES);
+        Ok(Some(self.rest.split_to(bytes)))
     }
 }
 

@@ -31,11 +31,11 @@ mod index;
 use std::{
     fs::{self, File},
     io,
-    os::unix::fs::FileExt,
     sync::{Arc, atomic::Ordering},
 };
 
 use bytes::Bytes;
+use rustix::{buffer::spare_capacity, io::Errno};
 use tokio::sync::mpsc;
 
 pub(super) use self::{files::run, index::Large};
@@ -178,10 +178,9 @@ impl LocalTier {
     ) -> Option<Bytes> {
         let (inner, file, manifest) = (Arc::clone(&self.inner), file.clone(), manifest.clone());
         let read = move || {
-            let mut bytes = vec![0; manifest.bytes_of(index)];
             let at = VALUE_AT + manifest.start_of(index);
-            let read = file.file.read_exact_at(&mut bytes, at);
-            if read.is_ok() && manifest.vouches_for(index, &bytes) {
+            let bytes = read_at(&file.file, at, manifest.bytes_of(index));
+            if manifest.vouches_for(index, &bytes) {
                 return Ok(Some(Bytes::from(bytes)));
             }
             inner.counts.corrupt.fetch_add(1, Ordering::Relaxed);
@@ -237,6 +236,21 @@ impl LargeWriter {
         self.tier.off_thread_within(rename).await?;
         self.pinned.take().ok_or_else(closed)
     }
+}
+
+/// So many bytes of a file, or what there is of them. Blocks.
+fn read_at(file: &File, at: u64, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(count);
+    while bytes.len() < count {
+        let next = at + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), next) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => break,
+        }
+    }
+    bytes.truncate(count);
+    bytes
 }
 
 #[cfg(test)]
