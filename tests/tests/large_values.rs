@@ -25,7 +25,8 @@ use std::path::Path;
 use bytes::Bytes;
 use pannier_proto::v1::{
     GetRequest, ReadOptions, ReadRequest, Tier, TierOutcome, WriteFinish, WriteHeader, WriteMode,
-    WriteOptions, WriteResponse, write_options::Condition, write_request::Part,
+    WriteOptions, WriteResponse, invalidate_request::Target, write_options::Condition,
+    write_request::Part,
 };
 use pannier_tests::{
     Caller, Cluster, Daemon, Mode, Pair, Redis, eventually,
@@ -547,6 +548,27 @@ async fn changes_are_seen_by_who_has_a_copy() {
     .await;
     has_no_files(&pair.near).await;
     has_no_chunks(&pair.redis).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_takes_it_along_everywhere() {
+    let pair = Pair::start("", "").await;
+    let (near, other) = (pair.near("n"), pair.other("n"));
+    let value = noise(29, 2 * MIB);
+    let tagged = || WriteHeader {
+        tags: vec!["t".into()],
+        ..near.header("k")
+    };
+    near.try_write(tagged(), &value).await.unwrap();
+    assert_holds(&other, "k", &value).await;
+    other.invalidate_by(Target::Tag("t".into())).await;
+    eventually("it is gone with its tag", async || {
+        !near.read("k").await.is_hit() && !other.read("k").await.is_hit()
+    })
+    .await;
+    near.try_write(tagged(), &value).await.unwrap();
+    assert_holds(&near, "k", &value).await;
+    assert_holds(&other, "k", &value).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
