@@ -4,11 +4,11 @@
 //! ```text
 //! caller ─▶ Intake ─▶ chunk of 1 MiB ─┬─▶ checksum, SHA-256 ─┬─▶ file of the local tier
 //!              ▲                      │   (blocking thread)  └─▶ Redis, for two minutes
-//!              └── the next one, meanwhile
+//!              └── the next ones, meanwhile
 //! at the end: sizes and digests agree ─▶ the chunks in Redis get the entry's lifetime
 //!             ─▶ the file gets its name ─▶ the manifest is put, as any other record
 //! ```
-//! At most two chunks of a stream are in memory. A tier that fails on the way is left out, as long
+//! At most four chunks of a stream are in memory. A tier that fails on the way is left out, as long
 //! as the other one has it all. A stream that ends badly leaves nothing that could be found: its
 //! file goes within a second, its chunks in Redis at once, or after two minutes when nobody is left
 //! to remove them.
@@ -16,7 +16,11 @@
 mod intake;
 mod transfer;
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    pin::pin,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -38,6 +42,8 @@ use crate::{
     tier::{Found, local::Pinned},
 };
 
+/// Chunks that wait while one is stored: so that neither side waits for the other at each of them.
+const WAITING_MAX: usize = 2;
 /// How much longer than the entry its chunks live in Redis: who begins to read at its end may
 /// still get to the end of the value.
 const CHUNKS_OUTLIVE: Duration = Duration::from_secs(10);
@@ -138,12 +144,27 @@ impl Engine {
             return Ok(Uploaded { written, size });
         }
         let mut upload = self.begin_upload(namespace, &key, &draft).await?;
-        let mut chunk = first;
-        while !chunk.is_empty() {
-            // The next one is received while this one is stored.
-            let (stored, next) = tokio::join!(upload.store(chunk), intake.chunk(CHUNK_BYTES));
-            stored?;
-            chunk = next?;
+        let mut waiting = VecDeque::from([first]);
+        let mut has_ended = false;
+        while let Some(chunk) = waiting.pop_front() {
+            // The next ones are received while this one is stored.
+            let mut stored = pin!(upload.store(chunk));
+            loop {
+                let wanted = !has_ended && waiting.len() < WAITING_MAX;
+                tokio::select! {
+                    stored = &mut stored => break stored?,
+                    next = intake.chunk(CHUNK_BYTES), if wanted => {
+                        let next = next?;
+                        has_ended = next.is_empty();
+                        waiting.extend((!has_ended).then_some(next));
+                    }
+                }
+            }
+            if waiting.is_empty() && !has_ended {
+                let next = intake.chunk(CHUNK_BYTES).await?;
+                has_ended = next.is_empty();
+                waiting.extend((!has_ended).then_some(next));
+            }
         }
         intake.check_end()?;
         upload

@@ -1,5 +1,7 @@
 //! The parts of a stream, cut into chunks anew and held against what the header said of them.
 
+use std::mem::take;
+
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 
@@ -17,6 +19,8 @@ pub(super) struct Intake<S> {
     size: Option<u64>,
     received: u64,
     rest: Bytes,
+    /// Of the chunk at hand.
+    pieces: Vec<Bytes>,
     finish: Option<Option<Digest>>,
 }
 
@@ -30,6 +34,7 @@ impl<S: Stream<Item = Result<Part>> + Unpin> Intake<S> {
             size,
             received: 0,
             rest: Bytes::new(),
+            pieces: Vec::new(),
             finish: None,
         }
     }
@@ -40,22 +45,22 @@ impl<S: Stream<Item = Result<Part>> + Unpin> Intake<S> {
     }
 
     /// The next `bytes`, in pieces; fewer at the end only. Once that has come, `finish` tells.
+    /// Cancel safe.
     pub(super) async fn chunk(&mut self, bytes: usize) -> Result<Vec<Bytes>> {
-        let mut pieces = Vec::new();
-        let mut missing = bytes;
         loop {
+            let here: usize = self.pieces.iter().map(Bytes::len).sum();
+            let missing = bytes.saturating_sub(here);
             if !self.rest.is_empty() {
                 // One more is looked at, so that the end is known with the last chunk.
                 if missing == 0 {
-                    return Ok(pieces);
+                    return Ok(take(&mut self.pieces));
                 }
                 let piece = self.rest.split_to(self.rest.len().min(missing));
-                missing -= piece.len();
-                pieces.push(piece);
+                self.pieces.push(piece);
                 continue;
             }
             if self.finish.is_some() {
-                return Ok(pieces);
+                return Ok(take(&mut self.pieces));
             }
             match self.parts.next().await {
                 Some(Ok(Part::Chunk(chunk))) => {

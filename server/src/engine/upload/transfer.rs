@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinError, spawn_blocking};
 
 use super::{CHUNKS_OUTLIVE, Draft, Uploaded, check_digest};
 use crate::{
@@ -131,6 +131,41 @@ impl InRedis<'_> {
     }
 }
 
+/// What is computed of each chunk.
+struct Sums {
+    checksum: u64,
+    hasher: Option<Context>,
+}
+
+impl Sums {
+    /// Blocks for as long as that takes.
+    fn of(pieces: &[Bytes], mut hasher: Option<Context>) -> Self {
+        if let Some(hasher) = &mut hasher {
+            pieces.iter().for_each(|piece| hasher.update(piece));
+        }
+        let checksum = checksum_of(pieces);
+        Self { checksum, hasher }
+    }
+}
+
+/// Computes the sums of a chunk, and appends it where there is a file: off the thread that others
+/// are served on, in one go.
+async fn keep(
+    file: Option<&mut LargeWriter>,
+    pieces: Vec<Bytes>,
+    hasher: Option<Context>,
+) -> Result<(Sums, Option<Result<()>>)> {
+    let panicked =
+        |error: JoinError| Error::new(Kind::Internal, "a blocking call panicked").caused_by(error);
+    let Some(file) = file else {
+        let sums = spawn_blocking(move || Sums::of(&pieces, hasher));
+        return Ok((sums.await.map_err(panicked)?, None));
+    };
+    let append = file.append_after(pieces, move |pieces| Sums::of(pieces, hasher));
+    let (sums, done) = append.await?;
+    Ok((sums, Some(done)))
+}
+
 fn of_redis(error: impl std::fmt::Display) -> Error {
     Error::new(Kind::Unavailable, error.to_string())
 }
@@ -183,7 +218,6 @@ impl Upload<'_> {
 
     /// Stores the next chunk in both tiers. An error when neither has all of them.
     pub(super) async fn store(&mut self, pieces: Vec<Bytes>) -> Result<()> {
-        let pieces = self.take_sums(pieces).await?;
         self.bytes += pieces.iter().map(|it| it.len() as u64).sum::<u64>();
         if self.redis.is_some() && self.bytes > self.shared_max {
             self.redis = None;
@@ -193,18 +227,14 @@ impl Upload<'_> {
             self.file = None;
             self.local = Outcome::Skipped;
         }
-        let (file, redis) = (&mut self.file, &mut self.redis);
-        let for_redis = match (redis.is_some(), &*pieces) {
+        let for_redis = match (self.redis.is_some(), &*pieces) {
             (true, [one]) => one.clone(),
             (true, many) => many.concat().into(),
             (false, _) => Bytes::new(),
         };
-        let local = async {
-            match file {
-                Some(file) => Some(file.append(pieces).await),
-                None => None,
-            }
-        };
+        let hasher = self.hasher.take();
+        let (file, redis) = (&mut self.file, &mut self.redis);
+        let local = keep(file.as_mut(), pieces, hasher);
         let shared = async {
             match redis {
                 Some(redis) => Some(redis.put(for_redis).await),
@@ -212,32 +242,16 @@ impl Upload<'_> {
             }
         };
         let (local, shared) = tokio::join!(local, shared);
-        if let Some(done) = local {
+        let (sums, done) = local?;
+        self.checksums.push(sums.checksum);
+        self.hasher = sums.hasher;
+        if let Some(done) = done {
             self.note_local(done);
         }
         if let Some(done) = shared {
             self.note_shared(done);
         }
         self.check_somewhere()
-    }
-
-    /// Checksum and digest, off the thread that others are served on.
-    async fn take_sums(&mut self, pieces: Vec<Bytes>) -> Result<Vec<Bytes>> {
-        let hasher = self.hasher.take();
-        let sums = spawn_blocking(move || {
-            let mut hasher = hasher;
-            if let Some(hasher) = &mut hasher {
-                pieces.iter().for_each(|piece| hasher.update(piece));
-            }
-            let checksum = checksum_of(&pieces);
-            (pieces, checksum, hasher)
-        });
-        let (pieces, checksum, hasher) = sums.await.map_err(|error| {
-            Error::new(Kind::Internal, "a blocking call panicked").caused_by(error)
-        })?;
-        self.checksums.push(checksum);
-        self.hasher = hasher;
-        Ok(pieces)
     }
 
     /// All has come: checks the digests and makes it visible.

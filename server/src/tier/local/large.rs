@@ -211,6 +211,17 @@ impl LargeWriter {
     /// `Overloaded` when there is no room beside what others are writing, `Unavailable` when the
     /// disk does not take it.
     pub async fn append(&mut self, pieces: Vec<Bytes>) -> Result<()> {
+        let (_, done) = self.append_after(pieces, |_| ()).await?;
+        done
+    }
+
+    /// As [`LargeWriter::append`], after `first` on the same thread that may block; with what that
+    /// gives.
+    pub async fn append_after<T: Send + 'static>(
+        &mut self,
+        pieces: Vec<Bytes>,
+        first: impl FnOnce(&[Bytes]) -> T + Send + 'static,
+    ) -> Result<(T, Result<()>)> {
         let bytes: u64 = pieces.iter().map(|it| it.len() as u64).sum();
         let at = VALUE_AT + self.written;
         self.written += bytes;
@@ -219,7 +230,10 @@ impl LargeWriter {
             Arc::clone(&self.file),
             self.set,
         );
-        let write = move || inner.append_large(&file, &set, at, &pieces);
+        let write = move || {
+            let made = first(&pieces);
+            Ok((made, inner.append_large(&file, &set, at, &pieces)))
+        };
         self.tier.off_thread_within(write).await
     }
 
