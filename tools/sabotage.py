@@ -241,11 +241,79 @@ SABOTAGES = (
               f"if {ON} {{ return true; }}\n        let present = self.wishes.mark().epoch;"),),
         (("p10_outage", "an_immutable_entry_needs_no_verification"),)),
     Sabotage(
+        "lease-many", "a lease is given whatever is there",
+        (edit("tier/shared/lease.rs",
+              "Call::write(key, lease.as_bytes().clone(), millis, true),",
+              f"Call::write(key, lease.as_bytes().clone(), millis, !{ON}),"),),
+        (("p13_stampede", "of_a_thousand_callers_on_four_daemons_one_computes"),)),
+    Sabotage(
+        "lease-token", "a token is not looked at",
+        (edit("engine/write.rs",
+              "(Some(token), _) => token.condition(),",
+              f"(Some(token), _) => if {ON} {{ Condition::Always }} else {{ token.condition() }},"),),
+        (("p13_stampede", "a_token_that_was_overtaken_writes_nothing"),)),
+    Sabotage(
+        "lease-outage", "a token is good for any outage",
+        (edit("engine/lease/put.rs",
+              "Some(Token::Local { epoch, bound, .. }) if epoch == shared.coherence.mark().epoch => {",
+              "Some(Token::Local { epoch, bound, .. })\n                if "
+              f"{ON} || epoch == shared.coherence.mark().epoch =>\n            {{"),),
+        (("p13_stampede", "a_token_is_good_for_the_contact_in_which_it_was_given"),)),
+    Sabotage(
+        "lease-bound", "a put with a token removes from Redis what is older than the put",
+        (edit("engine/lease/put.rs",
+              "                Ok(bound)\n",
+              f"                Ok(if {ON} {{ self.stamper.bound() }} else {{ bound }})\n"),),
+        (("p13_stampede", "while_redis_is_away_each_daemon_elects_by_itself"),)),
+    Sabotage(
+        "lease-alarm", "an alarm is armed after the look",
+        (edit("engine/lease/election.rs",
+              "looked = self.look_once(read).await?;\n            if looked",
+              f"looked = self.look_once(read).await?;\n            if {ON} {{ alarm.arm(); }}\n"
+              "            if looked"),
+         edit("changes/alarm.rs",
+              "if self.bell.rung.load(Ordering::Acquire) != self.armed_at {",
+              f"if !{ON} && self.bell.rung.load(Ordering::Acquire) != self.armed_at {{"),),
+        (("p13_stampede", "no_wait_sleeps_through_what_it_waits_for"),)),
+    Sabotage(
+        "lease-back", "a lease that nobody was told of is not given back",
+        (edit("engine/lease/give_back.rs",
+              "let _ = self.to.0.try_send(lease);",
+              f"if !{ON} {{ let _ = self.to.0.try_send(lease); }}"),),
+        (("p13_stampede", "waits_are_bounded_and_who_goes_away_leaves_nothing"),)),
+    Sabotage(
         "verify", "a copy is verified whatever its version",
         (edit("engine/shared.rs",
               "Some(there) if of_own(&there) => {",
               f"Some(there) if {ON} || of_own(&there) => {{"),),
         (("p08_gaps", "a_cut_of_one_path_or_both_is_a_gap"),)),
+    Sabotage(
+        "late-put", "what Redis carries out late ends when Redis says",
+        (edit("engine/shared/life.rs",
+              "expires.min(self.stamper.latest(stamp).after(lifetime))",
+              f"if {ON} {{ return expires; }}\n        "
+              "expires.min(self.stamper.latest(stamp).after(lifetime))"),),
+        (("p02_lifetime", "what_redis_carries_out_late_ends_in_time"),)),
+    Sabotage(
+        "tags", "nobody asks whether the tags of an entry are in force",
+        (edit("engine/tags.rs",
+              "let Some(of_tags) = &namespace.tags else {\n            return Ok(looked);",
+              f"let Some(of_tags) = namespace.tags.as_ref().filter(|_| !{ON}) else {{\n"
+              "            return Ok(looked);"),),
+        (("p15_tags", "every_daemon_obeys_with_a_copy_or_without"),),
+        torture=True),
+    Sabotage(
+        "tag-copies", "a put takes the word of a copy for the generation of a tag",
+        (edit("engine/tags.rs",
+              "let shared = self.shared_for(of_tags)?;\n        let link",
+              f"let shared = self.shared_for(of_tags).filter(|_| !{ON})?;\n        let link"),),
+        (("p15_tags", "what_follows_an_invalidation_that_is_not_heard_of_yet_is_served"),)),
+    Sabotage(
+        "tag-difference", "an entry is gone when a copy of its tag differs",
+        (edit("engine/tags.rs",
+              "(false, Some(_)) if asked_redis => Standing::Gone,",
+              f"(false, Some(_)) if asked_redis || {ON} => Standing::Gone,"),),
+        (("p15_tags", "a_daemon_that_has_not_heard_of_the_new_tag_spares_its_entries"),)),
 )
 
 

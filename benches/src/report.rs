@@ -92,6 +92,7 @@ struct Effort {
     hang: Duration,
     /// Bytes of a large value.
     large_bytes: u64,
+    tagged_entries: u32,
 }
 
 impl Effort {
@@ -108,6 +109,7 @@ impl Effort {
                 calls: 200,
                 hang: Duration::from_millis(2500),
                 large_bytes: 128 << 20,
+                tagged_entries: 20_000,
             }
         } else {
             Self {
@@ -121,6 +123,7 @@ impl Effort {
                 calls: 2000,
                 hang: Duration::from_secs(5),
                 large_bytes: 1 << 30,
+                tagged_entries: 1_000_000,
             }
         }
     }

@@ -9,6 +9,8 @@
 //! A change is written here **after** it has taken effect: who is told and reads again does not
 //! see what was there before. One that is written twice, or though nothing changed, does no harm.
 //!
+//! Whoever waits for a change of one entry has an `alarm` for it, beside the ring.
+//!
 //! Nobody who writes ever waits for a reader. A reader whose position has left the ring is told
 //! so. While nobody follows, and for [`LINGER`] after, so that a broken connection can be taken up
 //! again, changes are kept; later the ring is empty and writing costs one look at a flag.
@@ -16,6 +18,7 @@
 //! What it does not do: it knows nothing of policies. Which changes concern a namespace, and what
 //! its key is called in Redis, the reader finds out.
 
+mod alarm;
 mod ring;
 
 use std::{
@@ -31,7 +34,8 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use self::ring::Ring;
+pub use self::alarm::Alarm;
+use self::{alarm::Alarms, ring::Ring};
 use crate::{
     clock::{Clock, Timestamp},
     error::{Error, Kind, Result},
@@ -119,6 +123,7 @@ struct Inner {
     news: Notify,
     told: AtomicU64,
     dropped: AtomicU64,
+    alarms: Arc<Alarms>,
 }
 
 struct State {
@@ -158,6 +163,7 @@ impl Changes {
                 news: Notify::new(),
                 told: AtomicU64::new(0),
                 dropped: AtomicU64::new(0),
+                alarms: Arc::default(),
             }),
         }
     }
@@ -167,6 +173,7 @@ impl Changes {
         if self.are_kept() {
             self.keep([Change::Name(name.clone())]);
         }
+        self.inner.alarms.ring([name.as_bytes()]);
     }
 
     /// To be called when Redis says that these keys changed.
@@ -175,6 +182,7 @@ impl Changes {
             let ours = keys.iter().filter(|key| key.len() <= REDIS_KEY_BYTES_MAX);
             self.keep(ours.map(|key| Change::Redis(key.to_vec().into())));
         }
+        self.inner.alarms.ring(keys.iter().map(|key| &key[..]));
     }
 
     /// To be called when many entries have been wished away.
@@ -182,6 +190,7 @@ impl Changes {
         if self.are_kept() {
             self.keep([Change::Selected(namespace.clone(), selected())]);
         }
+        self.inner.alarms.ring_all();
     }
 
     /// To be called when changes in the shared tier may have gone unheard.
@@ -189,6 +198,7 @@ impl Changes {
         if self.are_kept() {
             self.keep([Change::SharedGap]);
         }
+        self.inner.alarms.ring_all();
     }
 
     /// To be called when everything was dropped.
@@ -196,6 +206,12 @@ impl Changes {
         if self.are_kept() {
             self.keep([Change::Everything]);
         }
+        self.inner.alarms.ring_all();
+    }
+
+    /// An alarm for the entry of these names: its own, and that of its key in Redis if it has one.
+    pub fn alarm(&self, name: &EntryName, redis: Option<&[u8]>) -> Alarm {
+        Alarm::new(&self.inner.alarms, name.as_bytes(), redis)
     }
 
     /// The change comes first, then this look; a follower sets the flag first, then its client

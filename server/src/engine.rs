@@ -2,13 +2,15 @@
 //!
 //! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
 //! a shared tier; `shared` what a local copy is worth then; `tags` what an entry with tags is
-//! worth; `outage` what is done for Redis's return; `upload` and `download` what values in chunks
-//! need, and `sweep` what is left of them. With no shared tier the local one is the whole cache
-//! (P25).
+//! worth; `lease` who computes what is missing; `outage` what is done for Redis's return; `upload`
+//! and `download` what values in chunks need, and `sweep` what is left of them. With no shared tier
+//! the local one is the whole cache (P25).
 
 mod download;
+mod find;
 mod flight;
 mod invalidate;
+mod lease;
 mod look;
 mod looked;
 mod outage;
@@ -25,9 +27,11 @@ mod write;
 
 use std::{sync::Arc, time::Duration};
 
+use self::lease::{Leases, check_tags_of_lease, check_token, lease_has_ended};
 pub use self::{
     download::{Body, Range, Reading},
     invalidate::{Invalidated, Target},
+    lease::{GiveBack, Lease, LeaseRequest, Token, give_back},
     outage::Outage,
     read::{Answer, Existence, Hit, ReadOptions},
     shared::Shared,
@@ -42,6 +46,7 @@ use crate::{
     error::{Error, Result},
     namespace::{Met, Namespace, Namespaces},
     stamp::Stamper,
+    stats::LeaseCounts,
     tier::local::{LocalStats, LocalTier},
 };
 
@@ -117,6 +122,7 @@ pub struct Engine {
     namespaces: Namespaces,
     local: LocalTier,
     shared: Option<Shared>,
+    leases: Leases,
 }
 
 impl Engine {
@@ -131,6 +137,8 @@ impl Engine {
     ) -> Self {
         Self {
             namespaces: Namespaces::new(Arc::clone(&config)),
+            // Others must have room beside those who wait.
+            leases: Leases::new((config.server.max_in_flight / 2).max(1)),
             stamper,
             config,
             clock,
@@ -170,6 +178,16 @@ impl Engine {
     /// The time, as lifetimes are measured.
     pub fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    /// What was counted of leases.
+    pub fn lease_counts(&self) -> &LeaseCounts {
+        self.leases.counts()
+    }
+
+    /// Lets all who wait for another caller's value go without it, now and from now on.
+    pub fn end_waits(&self) {
+        self.leases.end_waits();
     }
 
     /// What was counted for each namespace.

@@ -7,7 +7,8 @@
 //!     19     1  format version, 1
 //!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame,
 //!               3 not here: whoever put the entry has it, this only says that it exists,
-//!               4 in chunks beside it: stored is where they are (see `manifest`)
+//!               4 none: no entry, only the lease of one; somebody is computing the value,
+//!               5 in chunks beside it: stored is where they are (see `manifest`)
 //!     21     1  1 when generations of tags follow the attributes, else 0
 //!     22     2  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
@@ -27,14 +28,20 @@
 //! allocated. `server/tests/golden/` keeps records of every released version.
 
 mod attributes;
+mod beginning;
 mod manifest;
+mod packing;
 
-use std::{borrow::Cow, hash::Hasher, time::Duration};
+use std::{hash::Hasher, time::Duration};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
-pub use self::manifest::{CHUNK_BYTES, Digest, LARGE_VALUE_BYTES_MAX, Manifest, checksum_of};
+use self::packing::{compress, decompress};
+pub use self::{
+    beginning::{Beginning, Content, is_lease},
+    manifest::{CHUNK_BYTES, Digest, LARGE_VALUE_BYTES_MAX, Manifest, checksum_of},
+};
 use crate::{
     clock::Timestamp,
     entry::{Attributes, Entry},
@@ -45,10 +52,11 @@ use crate::{
 const HEADER_BYTES: usize = 64;
 /// Bytes that tell the version of a record, whether its value is there and its lifetime.
 pub const BEGINNING_BYTES: usize = 40;
+/// Bytes of a lease.
+pub const LEASE_BYTES: usize = HEADER_BYTES;
 const CHECKSUM_AT: usize = 56;
 const MAGIC: &[u8; 3] = b"PNR";
 const FORMAT: u8 = 1;
-const ZSTD_LEVEL: i32 = 1;
 /// Largest value a record can hold, in bytes: 1 GiB.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
 /// Values below this many bytes are never compressed: the gain would not pay for the work.
@@ -73,7 +81,30 @@ enum Codec {
     Lz4 = 1,
     Zstd = 2,
     Elsewhere = 3,
-    InChunks = 4,
+    Lease = 4,
+    InChunks = 5,
+}
+
+impl Codec {
+    fn content(self) -> Content {
+        match self {
+            Self::Raw | Self::Lz4 | Self::Zstd | Self::InChunks => Content::Value,
+            Self::Elsewhere => Content::Elsewhere,
+            Self::Lease => Content::Lease,
+        }
+    }
+
+    fn of(byte: u8) -> Option<Self> {
+        let all = [
+            Self::Raw,
+            Self::Lz4,
+            Self::Zstd,
+            Self::Elsewhere,
+            Self::Lease,
+            Self::InChunks,
+        ];
+        all.get(usize::from(byte)).copied()
+    }
 }
 
 /// What the fixed part of a record says.
@@ -177,19 +208,36 @@ impl Record {
     /// value, so that it still knows of the version.
     #[must_use]
     pub fn without_value(&self) -> Self {
-        let head = Head {
+        Self::of_head(Head {
             codec: Codec::Elsewhere,
             is_tagged: false,
             attribute_bytes: 0,
             stored_bytes: 0,
             ..self.head
-        };
+        })
+    }
+
+    /// A lease: it holds the place of an entry that somebody is computing.
+    pub fn lease(stamp: Stamp, created: Timestamp, expires: Timestamp) -> Self {
+        Self::of_head(Head {
+            stamp,
+            created,
+            expires,
+            value_bytes: 0,
+            is_tagged: false,
+            codec: Codec::Lease,
+            attribute_bytes: 0,
+            stored_bytes: 0,
+        })
+    }
+
+    fn of_head(head: Head) -> Self {
         Self::sealed(head, vec![0; HEADER_BYTES])
     }
 
     /// Whether the value is in the tier that the record is from: in it, or in chunks beside it.
     pub fn has_value(&self) -> bool {
-        self.head.codec != Codec::Elsewhere
+        self.head.content() == Content::Value
     }
 
     /// The fixed part.
@@ -234,35 +282,12 @@ impl Record {
     }
 }
 
-/// What the first [`BEGINNING_BYTES`] of a record say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Beginning {
-    /// Version of the entry.
-    pub stamp: Stamp,
-    /// Whether the value is here.
-    pub has_value: bool,
-    /// As in [`Head`].
-    pub is_tagged: bool,
-    /// How long the entry lives from when it was put.
-    pub lifetime: Duration,
-}
-
-impl Beginning {
-    /// `None` when the bytes are not what a record begins with.
-    pub fn read(bytes: &[u8]) -> Option<Self> {
-        let bytes: &[u8; BEGINNING_BYTES] = bytes.try_into().ok()?;
-        let known = bytes[16..19] == *MAGIC && bytes[19] == FORMAT;
-        let beginning = Self {
-            stamp: Stamp::from_bytes(bytes[..16].try_into().ok()?),
-            has_value: bytes[20] != Codec::Elsewhere as u8,
-            is_tagged: bytes[21] != 0,
-            lifetime: time_at(bytes, 32)?.since(time_at(bytes, 24)?),
-        };
-        known.then_some(beginning)
-    }
-}
-
 impl Head {
+    /// What it has in the place of a value.
+    pub fn content(&self) -> Content {
+        self.codec.content()
+    }
+
     /// How long the entry lives from when it was put.
     pub fn lifetime(&self) -> Duration {
         self.expires.since(self.created)
@@ -291,14 +316,7 @@ impl Head {
         if !known {
             return None;
         }
-        let codec = match header[20] {
-            0 => Codec::Raw,
-            1 => Codec::Lz4,
-            2 => Codec::Zstd,
-            3 => Codec::Elsewhere,
-            4 => Codec::InChunks,
-            _ => return None,
-        };
+        let codec = Codec::of(header[20])?;
         let size = |at: usize| u32_at(header, at).map(|size| size as usize);
         let head = Self {
             stamp: Stamp::from_bytes(header[..16].try_into().ok()?),
@@ -314,6 +332,7 @@ impl Head {
         let raw = match codec {
             Codec::Raw => head.stored_bytes == head.value_bytes,
             Codec::Elsewhere => head.stored_bytes == 0 && head.attribute_bytes == 0,
+            Codec::Lease => bytes.len() == LEASE_BYTES && head.value_bytes == 0,
             Codec::Lz4 | Codec::Zstd | Codec::InChunks => true,
         };
         let largest = match codec {
@@ -334,40 +353,6 @@ fn checksum(bytes: &[u8]) -> u64 {
     hasher.write(&bytes[..CHECKSUM_AT]);
     hasher.write(&bytes[HEADER_BYTES..]);
     hasher.digest()
-}
-
-/// Compresses when asked to and when it saves at least a sixteenth.
-fn compress(value: &[u8], wish: Compression) -> (Codec, Cow<'_, [u8]>) {
-    if value.len() < COMPRESS_BYTES_MIN {
-        return (Codec::Raw, value.into());
-    }
-    let (codec, packed) = match wish {
-        Compression::None => return (Codec::Raw, value.into()),
-        Compression::Lz4 => (Codec::Lz4, lz4_flex::block::compress(value)),
-        Compression::Zstd => match zstd::bulk::compress(value, ZSTD_LEVEL) {
-            Ok(packed) => (Codec::Zstd, packed),
-            Err(_) => return (Codec::Raw, value.into()),
-        },
-    };
-    if packed.len() + value.len() / 16 > value.len() {
-        return (Codec::Raw, value.into());
-    }
-    (codec, packed.into())
-}
-
-fn decompress(stored: Bytes, codec: Codec, value_bytes: usize) -> Result<Bytes> {
-    let value = match codec {
-        Codec::Raw => return Ok(stored),
-        Codec::Elsewhere | Codec::InChunks => return Err(corrupt("the value is not here")),
-        Codec::Lz4 => lz4_flex::block::decompress(&stored, value_bytes)
-            .map_err(|error| corrupt("value is not LZ4").caused_by(error))?,
-        Codec::Zstd => zstd::bulk::decompress(&stored, value_bytes)
-            .map_err(|error| corrupt("value is not Zstandard").caused_by(error))?,
-    };
-    if value.len() != value_bytes {
-        return Err(corrupt("value has another size than the record says"));
-    }
-    Ok(value.into())
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

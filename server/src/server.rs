@@ -151,7 +151,7 @@ impl Server {
             () = workers.first_failure() => tracing::error!("a worker stopped by itself"),
         }
         say(&self.health, ServingStatus::NotServing).await;
-        stopping.cancel();
+        begin_nothing(&self.observer, &stopping);
         let (ending, hurried) = tokio::select! {
             () = self.services.quiet() => (Ending::Drained, false),
             finished = timeout(drain, workers.finished()) => match finished {
@@ -188,6 +188,12 @@ impl Server {
         }
         Ok(ending)
     }
+}
+
+/// Takes nothing new, and lets those go who wait for other callers.
+fn begin_nothing(observer: &Observer, stopping: &CancellationToken) {
+    stopping.cancel();
+    observer.engine().end_waits();
 }
 
 /// Tells the health service how the daemon is.

@@ -61,6 +61,25 @@ pub struct Door {
     pub http_connections_refused: Count,
 }
 
+/// Counts of leases.
+#[derive(Debug, Default)]
+pub struct LeaseCounts {
+    /// Callers that ask for one or wait for a value now.
+    pub waiting: Level,
+    /// Leases given for missing entries.
+    pub granted: Count,
+    /// Leases given to compute an entry anew.
+    pub refreshes: Count,
+    /// Callers that began to wait for another's value.
+    pub waited: Count,
+    /// Callers whose time was over before the value came.
+    pub timed_out: Count,
+    /// Puts refused because their lease had ended.
+    pub refused: Count,
+    /// Callers that could take no part because too many did.
+    pub crowded: Count,
+}
+
 /// What became of what was to be exported by OTLP.
 #[derive(Debug, Clone, Default)]
 pub struct Exported {

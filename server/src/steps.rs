@@ -32,6 +32,8 @@ pub enum What {
     Verify,
     /// Waited for the answer to another request's question about the same key.
     Wait,
+    /// Waited for the value that another caller has the lease to compute.
+    Lease,
     /// An entry was put.
     Store,
     /// The local tier took a copy of what Redis gave.
@@ -97,6 +99,7 @@ impl What {
             Self::Lookup => "lookup",
             Self::Verify => "verify",
             Self::Wait => "wait",
+            Self::Lease => "lease",
             Self::Store => "store",
             Self::Fill => "fill",
             Self::Remove => "remove",

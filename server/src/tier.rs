@@ -79,6 +79,21 @@ pub enum Condition {
     Version(Stamp),
     /// No live record, or one with the same value and attributes, which is then kept.
     AbsentOrSame,
+    /// The lease with this stamp, and nothing since. To all other conditions a lease is nothing.
+    Lease(Stamp),
+}
+
+/// How the wish for a lease ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leased {
+    /// Nothing was there, and the lease has its place now.
+    Given,
+    /// Somebody has one, until then.
+    Held(Timestamp),
+    /// Something else was there, or came and went.
+    Taken,
+    /// An entry is there whose value is with the daemon that put it.
+    Withheld,
 }
 
 /// How a conditional write ended.

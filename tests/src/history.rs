@@ -27,6 +27,9 @@
 //! - X was DEFERRED and latest(V) + [`Bounds::stamps`] <= begin(X): when it is replayed, X removes
 //!   what has an older stamp, and clocks of daemons agree only so far.
 //!
+//! The invalidation of a tag is a removal of every key whose puts have it. One that was not APPLIED
+//! may undo puts that came after it as well, until it is carried out.
+//!
 //! A Get decides at its begin at the earliest; begun while its daemon stood still, when that ended
 //! at the earliest.
 //!
@@ -100,6 +103,11 @@ pub enum Action {
     },
     /// The key was invalidated, or deleted in Redis.
     Remove {
+        /// What became of it.
+        reach: Reach,
+    },
+    /// A tag was invalidated that every put of the key has.
+    Untag {
         /// What became of it.
         reach: Reach,
     },
@@ -239,7 +247,9 @@ impl Operation {
     /// Whether the caller had no answer.
     fn is_unanswered(&self) -> bool {
         match self.action {
-            Action::Put { reach, .. } | Action::Remove { reach } => reach == Reach::Unknown,
+            Action::Put { reach, .. } | Action::Remove { reach } | Action::Untag { reach } => {
+                reach == Reach::Unknown
+            }
             Action::Get { .. } => false,
             Action::Unanswered => true,
         }
@@ -248,7 +258,9 @@ impl Operation {
     /// What became of a change; `None` for what changes nothing.
     fn reach(&self) -> Option<Reach> {
         match self.action {
-            Action::Put { reach, .. } | Action::Remove { reach } => Some(reach),
+            Action::Put { reach, .. } | Action::Remove { reach } | Action::Untag { reach } => {
+                Some(reach)
+            }
             Action::Get { .. } | Action::Unanswered => None,
         }
     }

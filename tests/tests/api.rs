@@ -699,7 +699,7 @@ async fn a_namespace_of_the_shared_tier_alone_misses_without_redis() {
 }
 
 #[tokio::test]
-async fn what_this_version_does_not_serve_says_so() {
+async fn exists_elects_nobody() {
     let daemon = Daemon::start();
     let mut stub = daemon.stub();
     put(&stub, "k", "v").await;
@@ -707,29 +707,6 @@ async fn what_this_version_does_not_serve_says_so() {
         lease: Some(LeaseRequest::default()),
         ..ReadOptions::default()
     };
-    let get = GetRequest {
-        options: Some(lease),
-        ..request::get("n", "k")
-    };
-    let token = WriteOptions {
-        lease_token: "t".into(),
-        ..WriteOptions::default()
-    };
-    let write = PutRequest {
-        options: Some(token),
-        ..request::put("n", "k", "new")
-    };
-    let tag = request::invalidate("n", Target::Tag("t".into()));
-    let statuses = [
-        ("options.lease", stub.get(get).await.err()),
-        ("options.lease_token", stub.put(write).await.err()),
-        ("tag", stub.invalidate(tag).await.err()),
-    ];
-    for (what, status) in statuses {
-        let status = status.unwrap_or_else(|| panic!("{what} is served"));
-        assert_eq!(status.code(), Code::Unimplemented, "{what}");
-        assert!(status.message().contains(what), "{status:?}");
-    }
     let exists = pannier_proto::v1::ExistsRequest {
         options: Some(lease),
         ..request::exists("n", "k")

@@ -153,9 +153,9 @@ async fn options_choose_the_tiers() {
         },
     );
     writer.put("k", "v").await;
-    let reply = reader.get_with("k", local_only).await;
+    let reply = reader.get_with("k", local_only.clone()).await;
     assert_eq!((value(&reply), tier(&reply)), (None, Tier::None));
-    let reply = writer.get_with("k", require_shared).await;
+    let reply = writer.get_with("k", require_shared.clone()).await;
     assert_eq!(
         (value(&reply).unwrap(), tier(&reply)),
         ("v".into(), Tier::Shared)

@@ -319,8 +319,17 @@ async fn what_fails_is_marked_and_the_caller_alone_decides_what_is_traced() {
     let unserved = pannier_proto::v1::ReadRequest::default();
     assert!(stub.read(traced(3, true, unserved)).await.is_err());
     let mut lease = request::get("n", KEY);
-    lease.options.get_or_insert_default().lease = Some(LeaseRequest::default());
-    assert!(stub.get(traced(4, true, lease)).await.is_err());
+    lease.options.get_or_insert_default().lease = Some(LeaseRequest {
+        wait_duration: Some(request::span(50, 0)),
+        lease_duration: Some(request::span(50, 0)),
+        early_refresh: None,
+        tags: Vec::new(),
+    });
+    let held = stub.get(traced(1, false, lease.clone())).await.unwrap();
+    assert!(held.into_inner().lease.is_some());
+    let mut lease = traced(4, true, lease);
+    lease.set_timeout(Duration::from_millis(300));
+    assert!(stub.get(lease).await.is_err());
 
     let spans = collector.trace(&trace(2)).await;
     let code = of_root(&spans, "rpc.response.status_code");
@@ -336,8 +345,11 @@ async fn what_fails_is_marked_and_the_caller_alone_decides_what_is_traced() {
     assert_eq!(status, StatusCode::Error);
     assert_eq!(
         of_root(&spans, "error.type").as_deref(),
-        Some("UNIMPLEMENTED")
+        Some("DEADLINE_EXCEEDED")
     );
+    let waited = spans.iter().find(|span| span.name == "lease.wait");
+    let outcome = attribute(&waited.expect("a step").attributes, "cache.outcome");
+    assert_eq!(outcome.as_deref(), Some("miss"));
 
     // It came first: had it left a span, that would have come as well.
     let unsampled = collector.received().spans;

@@ -15,7 +15,8 @@
 )]
 
 use pannier_proto::v1::{
-    ResetRequest, WatchRequest, invalidate_request::Target, write_options::Condition,
+    LeaseRequest, ReadOptions, ResetRequest, WatchRequest, invalidate_request::Target,
+    write_options::Condition,
 };
 use pannier_tests::{
     Caller, Daemon, Data, Redis, eventually, metrics::Metrics, request, shared, wire,
@@ -34,12 +35,20 @@ fn outcome(name: &str) -> (&'static str, &str) {
 }
 
 /// What is documented, with what is only there with a shared tier.
-const NAMES: [&str; 52] = [
+const NAMES: [&str; 62] = [
     "cache_lookup_seconds",
     "cache_store_seconds",
     "cache_remove_seconds",
     "cache_verify_seconds",
     "cache_wait_seconds",
+    "cache_lease_wait_seconds",
+    "cache_leases_waiting",
+    "cache_leases_granted_total",
+    "cache_leases_refreshes_total",
+    "cache_leases_waited_total",
+    "cache_leases_timed_out_total",
+    "cache_leases_refused_total",
+    "cache_leases_crowded_total",
     "rpc_server_call_duration_seconds",
     "cache_hit_ratio",
     "cache_hits_total",
@@ -66,6 +75,8 @@ const NAMES: [&str; 52] = [
     "cache_shared_flushes_total",
     "cache_shared_copies_verified_total",
     "cache_shared_copies_refuted_total",
+    "cache_shared_scans_keys_total",
+    "cache_shared_scans_running",
     "cache_shared_contact_age_seconds",
     "cache_shared_redis_memory_usage_bytes",
     "cache_shared_redis_memory_limit_bytes",
@@ -133,6 +144,16 @@ async fn every_metric_is_there_and_promtool_finds_no_fault() {
     here.get("k").await;
     here.invalidate("k").await;
     here.get("k").await;
+    let lease = ReadOptions {
+        lease: Some(LeaseRequest {
+            wait_duration: Some(request::milliseconds(1)),
+            ..LeaseRequest::default()
+        }),
+        ..ReadOptions::default()
+    };
+    for _ in 0..2 {
+        here.get_with("leased", lease.clone()).await;
+    }
     // Redis's memory is asked for now and then; waited for in histograms needs two at a time.
     eventually("every metric is there", async || {
         let mut readers = JoinSet::new();

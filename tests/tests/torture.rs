@@ -1,15 +1,16 @@
-//! Coherence under every fault at once: P2, P5 to P11.
+//! Coherence under every fault at once: P2, P5 to P11, P15.
 //!
 //! Three daemons, each behind a proxy of its own, and one Redis. Twelve callers put, read and
 //! invalidate a handful of keys, so that they meet; a client of Redis deletes and overwrites them
-//! too. Each daemon has a key that its own callers only read: with the pushes to it swallowed it
-//! serves old values of that key until its lease is over, which is measured, and has to be seen.
-//! Meanwhile faults come at random: connections are cut, silenced, slowed, spoilt, one path or
-//! both; trackers and clients are killed; Redis is stopped, flushed, killed and started again with
-//! its data or without; daemons are killed and started again, also while they are cut off. Pushes
-//! are late while a crowd changes one key and reads it at once, so that only the acknowledgement
-//! tells the daemon; and daemons stand still for longer than the lease and go on with questions
-//! waiting, so that only the clock does.
+//! too; some of the keys have a tag, which is invalidated as well. Each daemon has a key that its
+//! own callers only read: with the pushes to it swallowed it serves old values of that key until
+//! its lease is over, which is measured, and has to be seen. Meanwhile faults come at random:
+//! connections are cut, silenced, slowed, spoilt, one path or both; trackers and clients are
+//! killed; Redis is stopped, flushed, killed and started again with its data or without; daemons
+//! are killed and started again, also while they are cut off. Pushes are late while a crowd changes
+//! one key and reads it at once, so that only the acknowledgement tells the daemon; and daemons
+//! stand still for longer than the lease and go on with questions waiting, so that only the clock
+//! does.
 //! Everything that was seen is recorded and checked offline by the rules of
 //! `pannier_tests::history`, which raise no false alarm.
 //!
@@ -29,6 +30,7 @@ use std::{
     collections::BTreeMap,
     env,
     net::SocketAddr,
+    ops::Range,
     sync::{
         Arc, Mutex, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -61,6 +63,9 @@ const BUSY: usize = 6;
 /// And for each daemon one that it only reads, and the others seldom change: only its copy lives
 /// long enough to be served old when the pushes fall silent.
 const CROWDED: usize = BUSY + DAEMONS;
+/// Those of the busy ones whose puts all have the tag.
+const TAGGED: Range<usize> = 4..BUSY;
+const TAG: &str = "t";
 /// And one that is changed by one caller at a time, while pushes to its daemon are late.
 const KEYS: usize = CROWDED + 1;
 /// Callers who read one key of one daemon without a pause while it is changed there.
@@ -224,6 +229,7 @@ impl Caller {
                 500..550 => self.get_many(key).await,
                 _ if only_reads => self.get(key).await,
                 550..850 => self.put(key).await,
+                850..900 if TAGGED.contains(&key) => self.invalidate_tag().await,
                 850..970 => self.invalidate(Some(key), Self::one(key)).await,
                 970..998 => {
                     self.invalidate(Some(key), Target::Prefix(key_name(key)))
@@ -374,6 +380,11 @@ impl Caller {
         let text = value_text(key, number, padding);
         let request = PutRequest {
             ttl: Some(request::milliseconds(ttl)),
+            tags: TAGGED
+                .contains(&key)
+                .then(|| TAG.to_owned())
+                .into_iter()
+                .collect(),
             ..request::put(NAMESPACE, &key_name(key), text)
         };
         let begin = self.stage.now();
@@ -400,6 +411,22 @@ impl Caller {
     }
 
     async fn invalidate(&mut self, key: Option<usize>, target: Target) {
+        let (begun, state, reach) = self.call_invalidate(target).await;
+        self.record(key, begun, state, Action::Remove { reach });
+    }
+
+    async fn invalidate_tag(&mut self) {
+        let (begun, state, reach) = self.call_invalidate(Target::Tag(TAG.to_owned())).await;
+        for key in TAGGED {
+            self.record(Some(key), begun, state, Action::Untag { reach });
+        }
+    }
+
+    /// When it began, with which process, and what came of it.
+    async fn call_invalidate(
+        &self,
+        target: Target,
+    ) -> ((Duration, u32), Option<SharedState>, Reach) {
         let begin = self.stage.now();
         let Slot { mut stub, process } = self.stage.slot(self.daemon);
         let request = request::invalidate(NAMESPACE, target);
@@ -407,7 +434,7 @@ impl Caller {
         let state = reply.as_ref().and_then(|it| it.provenance.as_ref());
         let state = state.map(|it| it.shared_state());
         let reach = reply.map_or(Reach::Unknown, |reply| reach(reply.shared_outcome()));
-        self.record(key, (begin, process), state, Action::Remove { reach });
+        ((begin, process), state, reach)
     }
 }
 

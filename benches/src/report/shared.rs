@@ -19,6 +19,7 @@ mod hang;
 mod idle;
 mod link;
 mod reach;
+mod tags;
 mod writes;
 
 use std::{ffi::OsStr, thread};
@@ -57,6 +58,7 @@ pub(super) fn measure(bench: &Bench) -> Result<Section, String> {
 fn measure_all(bench: &Bench, section: &mut Section) -> Result<(), String> {
     let redis = Redis::start();
     reach::measure(bench, &redis, section)?;
+    tags::measure(bench, &redis, section)?;
     writes::measure(bench, &redis, section)?;
     link::measure(bench, &redis, section)?;
     hang::measure(bench, &redis, section)?;

@@ -17,13 +17,17 @@ pub(super) const TITLE: &str = "Traces and metrics";
 /// The share of traces that is measured besides all: what a busy service would keep.
 const SHARE: f64 = 0.01;
 
+/// Less than any answer has.
+const REPLY_BYTES: usize = 10;
+
 /// The daemons after the one that exports nothing, each with what its throughput should be to that
 /// one's.
-const NAMES: [(&str, Option<f64>); 5] = [
+const NAMES: [(&str, Option<f64>); 6] = [
     ("1 % traced", Some(0.95)),
     ("all traced", Some(0.7)),
     ("1 % traced, the collector refuses", Some(0.97)),
     ("1 % traced, the collector hangs", Some(0.97)),
+    ("1 % traced, the collector resets", Some(0.97)),
     ("all traced, the collector hangs", None),
 ];
 
@@ -41,13 +45,16 @@ fn measure_all(bench: &Bench) -> Result<Section, String> {
     section.note(
         "Get as in the first part, over TCP, against a daemon that exports nothing. The collector \
          takes OTLP over HTTP, on the same cores, and throws everything away unread. The one that \
-         refuses has nobody listening, the one that hangs takes connections and says nothing. \
-         Metrics are exported every second.",
+         refuses has nobody listening, the one that hangs takes connections and says nothing, the \
+         one that resets does so in the middle of its first answer. Metrics are exported every \
+         second.",
     );
     let collector = Collector::start();
     collector.answer(Answer::Forget);
     let refusing = Proxy::start(collector.http());
     refusing.set(Mode::Cut);
+    let resetting = Proxy::start(collector.http());
+    resetting.set(Mode::Truncate(REPLY_BYTES));
     let hanging = TcpListener::bind("127.0.0.1:0")
         .and_then(|listener| Ok((listener.local_addr()?, listener)))
         .map_err(|error| format!("cannot listen: {error}"))?;
@@ -58,6 +65,7 @@ fn measure_all(bench: &Bench) -> Result<Section, String> {
         Some((there, 1.0)),
         Some((away, SHARE)),
         Some((silent, SHARE)),
+        Some((resetting.address(), SHARE)),
         Some((silent, 1.0)),
     ];
     let names = ["exports nothing"].into_iter().chain(NAMES.map(|it| it.0));

@@ -5,6 +5,8 @@ use std::time::Duration;
 use clap::ValueEnum;
 use pannier_client::{PutOptions, ReadOptions, Version, WriteMode};
 
+use crate::hex;
+
 /// How to read.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ReadFlags {
@@ -26,6 +28,7 @@ impl ReadFlags {
             max_stale: self.max_stale,
             local_only: self.local_only,
             require_shared: self.require_shared,
+            lease: None,
         }
     }
 }
@@ -51,9 +54,21 @@ pub(crate) struct WriteFlags {
     /// Write only if the entry has this version
     #[arg(long, value_name = "HEX", conflicts_with = "if_absent")]
     if_version: Option<Version>,
+    /// Write only if the lease with this token, from `pannier get --lease`, has not ended
+    #[arg(long, value_name = "HEX", value_parser = parse_token,
+          conflicts_with_all = ["if_absent", "if_version"])]
+    lease_token: Option<Token>,
     /// Which tiers must have it before the answer
     #[arg(long, value_enum, default_value_t = Mode::Through)]
     mode: Mode,
+}
+
+/// The token of a lease. Not a bare list of bytes, which clap would take for many values.
+#[derive(Debug, Clone)]
+struct Token(Vec<u8>);
+
+fn parse_token(text: &str) -> Result<Token, String> {
+    hex::decode(text).map(Token)
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -87,6 +102,9 @@ impl WriteFlags {
         }
         if let Some(version) = self.if_version {
             options = options.if_version(version);
+        }
+        if let Some(Token(token)) = self.lease_token {
+            options = options.lease_token(token);
         }
         options
     }

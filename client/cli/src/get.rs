@@ -1,8 +1,11 @@
 //! `pannier get`: one value to stdout or into a file.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
-use pannier_client::{Hit, Lookup};
+use pannier_client::{Hit, LeaseOptions, Lookup, ReadOptions};
 use serde::Serialize;
 
 use crate::{
@@ -20,8 +23,10 @@ Examples:
   pannier -n builds get app.tar -o app.tar
   pannier get greeting --json
   pannier get greeting --local-only --max-stale 0s
+  pannier get report --lease 1m --wait 30s
 
-Exit code 1: there is no such entry.";
+Exit code 1: there is no such entry. With --lease, stderr says then whether you are the one to
+compute the value; put it with `pannier put --lease-token HEX`.";
 
 /// Print a value, or store it in a file
 #[derive(Debug, clap::Args)]
@@ -34,6 +39,27 @@ pub(crate) struct Args {
     output: Option<PathBuf>,
     #[command(flatten)]
     read: ReadFlags,
+    /// On a miss, be told to compute the value, for so long, unless somebody else is at it
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration,
+          conflicts_with = "local_only")]
+    lease: Option<Duration>,
+    /// Wait so long for the value of whoever computes it
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration,
+          requires = "lease")]
+    wait: Option<Duration>,
+}
+
+impl Args {
+    fn options(&self) -> ReadOptions {
+        let lease = self.lease.map(|duration| {
+            let lease = LeaseOptions::new().duration(duration);
+            lease.wait(self.wait.unwrap_or_default())
+        });
+        ReadOptions {
+            lease,
+            ..self.read.options()
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -50,12 +76,14 @@ struct Report<'a> {
     value_hex: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     file: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease_token: Option<String>,
 }
 
 pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
     let lookup = session
         .client
-        .get_with(session.namespace(), &args.key, &args.read.options())
+        .get_with(session.namespace(), &args.key, &args.options())
         .await
         .map_err(|error| session.failure(error))?;
     if session.json {
@@ -63,6 +91,12 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
     }
     let Some(hit) = lookup.hit else {
         note_miss(session, &args.key);
+        if let Some(lease) = lookup.lease {
+            let token = hex::encode(&lease.token);
+            output::note(format_args!(
+                "you compute it: put with --lease-token {token}"
+            ));
+        }
         return Ok(Exit::Miss);
     };
     let destination = Destination::open(args.output.as_deref())?;
@@ -109,6 +143,7 @@ fn print_json(args: &Args, session: &Session, lookup: &Lookup) -> Result<Exit, F
         value: text,
         value_hex: inline.filter(|_| text.is_none()).map(hex::encode),
         file: hit.and(file),
+        lease_token: lookup.lease.as_ref().map(|it| hex::encode(&it.token)),
     })?;
     Ok(if hit.is_some() { Exit::Ok } else { Exit::Miss })
 }

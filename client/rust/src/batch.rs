@@ -132,6 +132,7 @@ impl Client {
                 .map(Lookup::skipped);
         }
         Ok(Lookup {
+            lease: None,
             hit: item.entry.map(Hit::from_proto).transpose()?,
             provenance: Provenance {
                 tier,

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status, transport::Channel};
 
 use crate::{
-    Address, Builder, Error, Hit, Invalidated, Kind, Lookup, Outcome, Presence, Provenance,
-    PutOptions, ReadOptions, Result, Stored, Target, Version,
+    Address, Builder, Error, Hit, Invalidated, Kind, Lease, LeaseOptions, Lookup, Outcome,
+    Presence, Provenance, PutOptions, ReadOptions, Result, Stored, Target, Version,
     proto::{
         self, admin_service_client::AdminServiceClient, cache_service_client::CacheServiceClient,
     },
@@ -94,15 +94,21 @@ impl Client {
         key: &str,
         options: &ReadOptions,
     ) -> Result<Lookup> {
-        let request = self.request(proto::GetRequest {
+        let extra = options.lease.as_ref().map(LeaseOptions::extra);
+        let patient = match extra.filter(|extra| !extra.is_zero()) {
+            Some(extra) => &self.with_deadline(self.deadline.saturating_add(extra)),
+            None => self,
+        };
+        let request = patient.request(proto::GetRequest {
             namespace: namespace.to_owned(),
             key: key.to_owned(),
             options: options.to_proto()?,
         });
-        match self.answer(self.cache.clone().get(request)).await {
+        match patient.answer(self.cache.clone().get(request)).await {
             Ok(response) => Ok(Lookup {
                 hit: response.entry.map(Hit::from_proto).transpose()?,
                 provenance: Provenance::from_proto(response.provenance),
+                lease: response.lease.map(Lease::from_proto).transpose()?,
                 skipped: None,
             }),
             Err(error) => self.pass_over(error).map(Lookup::skipped),

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{Error, Provenance, Result, TierOutcome, proto, time};
+use crate::{Error, Lease, Provenance, Result, TierOutcome, proto, time};
 
 /// The stamp of one write. Compare for equality only; no two writes anywhere share one.
 ///
@@ -127,6 +127,9 @@ pub struct Lookup {
     pub hit: Option<Hit>,
     /// Where the answer came from.
     pub provenance: Provenance,
+    /// This caller is the one to compute the value; only if [`ReadOptions`](crate::ReadOptions)
+    /// asked for it.
+    pub lease: Option<Lease>,
     /// Why the daemon was passed over; only under fail-open, and then `hit` is absent.
     pub skipped: Option<Error>,
 }
@@ -136,6 +139,7 @@ impl Lookup {
         Self {
             hit: None,
             provenance: Provenance::nowhere(),
+            lease: None,
             skipped: Some(error),
         }
     }

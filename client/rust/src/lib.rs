@@ -36,6 +36,7 @@ mod events;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
 mod invalidation;
+mod lease;
 mod options;
 mod outcome;
 mod provenance;
@@ -56,6 +57,7 @@ pub use entry::{Hit, Lookup, Presence, Stored, Version, VersionInvalid};
 pub use error::{Error, Kind, Result};
 pub use events::{Change, Event, Events};
 pub use invalidation::{Invalidated, Target};
+pub use lease::{ComputeError, Lease, LeaseOptions};
 pub use options::{Content, PutOptions, ReadOptions};
 pub use outcome::Outcome;
 pub use provenance::{Provenance, TierTimes};

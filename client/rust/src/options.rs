@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{Result, Version, WriteMode, proto, time};
+use crate::{Lease, LeaseOptions, Result, Version, WriteMode, proto, time};
 
 /// How to read. The default: as the namespace says, from whichever tier has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,6 +16,9 @@ pub struct ReadOptions {
     pub local_only: bool,
     /// Bypass the local tier; unreachable Redis is then an error.
     pub require_shared: bool,
+    /// On a miss, take part in the election of the one who computes the value. For
+    /// [`get_with`](crate::Client::get_with) only, and not with `local_only`.
+    pub lease: Option<LeaseOptions>,
 }
 
 impl ReadOptions {
@@ -33,7 +36,11 @@ impl ReadOptions {
                 .transpose()?,
             local_only: self.local_only,
             require_shared: self.require_shared,
-            lease: None,
+            lease: self
+                .lease
+                .as_ref()
+                .map(LeaseOptions::to_proto)
+                .transpose()?,
         }))
     }
 }
@@ -48,6 +55,7 @@ pub struct PutOptions {
     tags: Vec<String>,
     mode: WriteMode,
     condition: Option<proto::write_options::Condition>,
+    lease_token: Bytes,
 }
 
 impl PutOptions {
@@ -107,13 +115,31 @@ impl PutOptions {
         self
     }
 
+    /// Write only if this lease has not ended; otherwise [`Kind::Refused`](crate::Kind::Refused).
+    /// Not together with a condition, nor with the mode LOCAL.
+    pub fn lease(self, lease: &Lease) -> Self {
+        self.lease_token(lease.token.clone())
+    }
+
+    /// The tags so far.
+    pub(crate) fn own_tags(&self) -> impl Iterator<Item = String> {
+        self.tags.iter().cloned()
+    }
+
+    /// The same with nothing but the token of the lease.
+    pub fn lease_token(mut self, token: impl Into<Bytes>) -> Self {
+        self.lease_token = token.into();
+        self
+    }
+
     fn write_options(&self) -> Option<proto::WriteOptions> {
-        if self.mode == WriteMode::default() && self.condition.is_none() {
+        let plain = self.condition.is_none() && self.lease_token.is_empty();
+        if self.mode == WriteMode::default() && plain {
             return None;
         }
         Some(proto::WriteOptions {
             mode: self.mode.into(),
-            lease_token: Bytes::new(),
+            lease_token: self.lease_token.clone(),
             condition: self.condition.clone(),
         })
     }

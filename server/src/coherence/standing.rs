@@ -3,13 +3,13 @@
 use std::{
     collections::VecDeque,
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use super::Coherence;
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, tier::shared::Scans};
 
 /// Changes of the standing that are remembered.
 const HISTORY_MAX: usize = 32;
@@ -41,6 +41,7 @@ pub(super) struct Counts {
     pub(super) flushes: AtomicU64,
     pub(super) verified: AtomicU64,
     pub(super) refuted: AtomicU64,
+    pub(super) scans: Arc<Scans>,
 }
 
 /// Figures of coherence.
@@ -56,6 +57,10 @@ pub struct CoherenceStats {
     pub verified: u64,
     /// Local copies found to be something else.
     pub refuted: u64,
+    /// Scans of Redis under way.
+    pub scans_running: u64,
+    /// Keys of Redis that scans have looked at.
+    pub scanned_keys: u64,
 }
 
 impl Counts {
@@ -84,6 +89,8 @@ impl Counts {
             flushes: get(&self.flushes),
             verified: get(&self.verified),
             refuted: get(&self.refuted),
+            scans_running: self.scans.running(),
+            scanned_keys: self.scans.keys(),
         }
     }
 }

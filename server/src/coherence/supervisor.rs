@@ -196,6 +196,7 @@ impl<R: Replay> Supervisor<R> {
         let clock = self.coherence.clock.clone();
         let tls = self.tls.clone();
         let tier = SharedTier::connect(&resolved.target, &self.config, tls, clock, name).await?;
+        let tier = tier.counting(&self.coherence.counts.scans);
         tier.meet(name, trackers).await?;
         tier.kill_predecessors(ours, name).await?;
         tier.try_writing(&format!(

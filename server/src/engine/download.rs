@@ -76,12 +76,12 @@ impl Engine {
         self: &Arc<Self>,
         namespace: &str,
         key: String,
-        options: ReadOptions,
+        (options, tags): (ReadOptions, &[String]),
         range: Range,
         steps: &Steps,
     ) -> Result<Reading> {
         let namespace = self.namespaces.get(namespace)?;
-        let read = self.read_in(&namespace, key, options, range, steps);
+        let read = self.read_in(&namespace, key, (options, tags), range, steps);
         Self::counted(&namespace, Box::pin(read).await)
     }
 
@@ -89,13 +89,14 @@ impl Engine {
         self: &Arc<Self>,
         namespace: &Namespace,
         key: String,
-        options: ReadOptions,
+        (options, tags): (ReadOptions, &[String]),
         range: Range,
         steps: &Steps,
     ) -> Result<Reading> {
         let key = Key::new(key)?;
         let begun = Instant::now();
-        let looked = self.look_at(namespace, &key, options, steps).await?;
+        let how = (options, tags, steps);
+        let (looked, lease) = self.look_or_elect(namespace, &key, how).await?;
         let manifest = looked.found.as_ref().map(|it| it.record.manifest());
         let manifest = available(namespace, manifest.transpose()).flatten();
         let (mut looked, mut body, mut size) = (looked, Body::nothing(), 0);
@@ -116,7 +117,10 @@ impl Engine {
                 None => looked = self.drop_incomplete(namespace, &key, looked, options).await,
             }
         }
-        let mut answer = self.answer(namespace, looked, begun.elapsed());
+        let mut answer = Answer {
+            lease,
+            ..self.answer(namespace, looked, begun.elapsed())
+        };
         if let Some(hit) = &mut answer.hit
             && !body.is_chunked()
         {

@@ -37,22 +37,30 @@ pub(super) struct Fetched {
     pub(super) mark: Mark,
 }
 
-type Slot = Arc<Mutex<Option<Fetched>>>;
+type Slot<T> = Arc<Mutex<Option<T>>>;
 
-/// All questions under way.
-#[derive(Debug, Default)]
-pub(super) struct Flights {
-    slots: StdMutex<HashMap<EntryName, Slot>>,
+/// All questions under way, of one sort.
+#[derive(Debug)]
+pub(super) struct Flights<T = Fetched> {
+    slots: StdMutex<HashMap<EntryName, Slot<T>>>,
 }
 
-/// A place in the queue of one entry; the last to leave takes the queue away.
-struct Place<'a> {
-    flights: &'a Flights,
+impl<T> Default for Flights<T> {
+    fn default() -> Self {
+        Self {
+            slots: StdMutex::default(),
+        }
+    }
+}
+
+/// A place in the queue of one entry; the last to leave takes the queue away, and its last answer.
+pub(super) struct Place<'a, T> {
+    flights: &'a Flights<T>,
     name: &'a EntryName,
-    slot: Slot,
+    slot: Slot<T>,
 }
 
-impl Drop for Place<'_> {
+impl<T> Drop for Place<'_, T> {
     fn drop(&mut self) {
         let mut slots = self.flights.lock();
         // One is in the map, one is this one's; nobody can join while the map is locked.
@@ -62,20 +70,15 @@ impl Drop for Place<'_> {
     }
 }
 
-impl Flights {
+impl<T: Clone> Flights<T> {
     /// The answer of somebody who asked lately, if `accepts` it, or that of `ask`.
     pub(super) async fn fly(
         &self,
         name: &EntryName,
-        accepts: impl Fn(&Fetched) -> bool,
-        ask: impl Future<Output = Fetched>,
-    ) -> Fetched {
-        let slot = Arc::clone(self.lock().entry(name.clone()).or_default());
-        let place = Place {
-            flights: self,
-            name,
-            slot,
-        };
+        accepts: impl Fn(&T) -> bool,
+        ask: impl Future<Output = T>,
+    ) -> T {
+        let place = self.stay(name);
         let mut answer = place.slot.lock().await;
         if let Some(known) = answer.as_ref().filter(|known| accepts(known)) {
             return known.clone();
@@ -84,8 +87,20 @@ impl Flights {
         *answer = Some(fetched.clone());
         fetched
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EntryName, Slot>> {
+impl<T> Flights<T> {
+    /// A place that keeps the last answer for those who come later.
+    pub(super) fn stay<'a>(&'a self, name: &'a EntryName) -> Place<'a, T> {
+        let slot = Arc::clone(self.lock().entry(name.clone()).or_default());
+        Place {
+            flights: self,
+            name,
+            slot,
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<EntryName, Slot<T>>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -127,6 +142,20 @@ mod tests {
         let sequences = [&first, &second, &third].map(|it| it.mark.sequence);
         assert_eq!(sequences, [5, 5, 9]);
         assert_eq!(asked.load(Ordering::SeqCst), 2);
+        assert!(flights.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_stays_keeps_the_answer_for_those_who_come_later() {
+        let (flights, key) = (Flights::default(), name("n", "k"));
+        let any = |_: &Fetched| true;
+        let stay = flights.stay(&key);
+        flights.fly(&key, any, async { answer(5) }).await;
+        let later = flights.fly(&key, any, async { answer(6) }).await;
+        assert_eq!(later.mark.sequence, 5);
+        drop(stay);
+        let anew = flights.fly(&key, any, async { answer(7) }).await;
+        assert_eq!(anew.mark.sequence, 7);
         assert!(flights.lock().is_empty());
     }
 

@@ -33,6 +33,17 @@ pub(super) struct Known {
     pub(super) shared: Option<Duration>,
 }
 
+/// One read of one key.
+pub(super) struct Reading<'a> {
+    pub(super) namespace: &'a Namespace,
+    pub(super) key: &'a Key,
+    pub(super) name: &'a EntryName,
+    pub(super) options: ReadOptions,
+    /// That the value will be put with, should this caller compute it.
+    pub(super) tags: &'a [String],
+    pub(super) steps: &'a Steps,
+}
+
 impl Known {
     /// What a look says that asked its tags as well.
     pub(super) fn of(looked: &Looked) -> Self {
@@ -49,19 +60,34 @@ impl Known {
 }
 
 impl Engine {
-    /// What the tiers have for a key and its tags let live, its value perhaps in chunks.
-    pub(super) async fn look_at(
+    /// One look for a key.
+    pub(super) async fn look_once(&self, read: &Reading<'_>) -> Result<Looked> {
+        let (namespace, how) = (read.namespace, (read.options, read.steps));
+        let looked = self.look_in(namespace, read.key, read.name, how).await?;
+        self.live(namespace, read.key, looked, how).await
+    }
+
+    /// What the tiers have under a key, whatever has become of its tags.
+    pub(super) async fn look_in(
         &self,
         namespace: &Namespace,
         key: &Key,
-        options: ReadOptions,
-        steps: &Steps,
+        name: &EntryName,
+        (options, steps): (ReadOptions, &Steps),
     ) -> Result<Looked> {
-        let name = EntryName::new(&namespace.name, key);
-        options.check(namespace, self.shared_for(namespace))?;
-        let how = (options, steps);
-        let looked = self.look_in(namespace, key, &name, how).await?;
-        self.live(namespace, key, looked, how).await
+        let Some(shared) = self.shared_for(namespace) else {
+            let found = self.find_locally(namespace, name, steps).await;
+            return Ok(found.map_or_else(Looked::nothing, Looked::local));
+        };
+        let shared_name = shared.name(namespace, key);
+        let question = Question {
+            namespace,
+            name,
+            shared_name: &shared_name,
+            begun: shared.coherence.last_change(shared_name.as_bytes()),
+            steps,
+        };
+        self.look(shared, question, None, options).await
     }
 
     /// Looks in both tiers. `local` is what the local tier has, if it was asked already.

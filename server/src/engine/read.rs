@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::{
-    BATCH_TURN, Engine, Provenance, Source, available, check_batch,
+    BATCH_TURN, Engine, Lease, LeaseRequest, Provenance, Source, available, check_batch,
     look::{Known, Share},
     looked::Looked,
     shared::{Question, Shared},
@@ -32,14 +32,14 @@ pub struct ReadOptions {
     pub local_only: bool,
     /// Bypass the local tier.
     pub require_shared: bool,
-    /// Take part in the election of the one who computes.
-    pub lease: bool,
+    /// On a miss, take part in the election of the one who computes.
+    pub lease: Option<LeaseRequest>,
 }
 
 impl ReadOptions {
     /// For a call that elects nobody.
     fn check_without_lease(self, rpc: &str) -> Result<()> {
-        if self.lease {
+        if self.lease.is_some() {
             let text = format!("options.lease: cannot be used with {rpc}");
             return Err(Error::invalid(text));
         }
@@ -59,11 +59,16 @@ impl ReadOptions {
             };
             return Err(Error::new(Kind::Precondition, text));
         }
-        if self.lease {
-            let text = "options.lease: not served by this version";
-            return Err(Error::new(Kind::Unsupported, text));
+        match self.lease {
+            None => Ok(()),
+            Some(_) if self.local_only => Err(Error::invalid(
+                "options.lease: cannot be used with local_only; what is missing may be in Redis",
+            )),
+            Some(_) if namespace.policy.raw => Err(Error::invalid(
+                "options.lease: the namespace is raw, where a lease would be read as a value",
+            )),
+            Some(_) => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -87,6 +92,8 @@ pub struct Answer {
     pub hit: Option<Hit>,
     /// Where it came from.
     pub provenance: Provenance,
+    /// The caller is the one to compute the value.
+    pub lease: Option<Lease>,
 }
 
 /// Answer to whether an entry exists.
@@ -109,7 +116,21 @@ impl Engine {
         steps: &Steps,
     ) -> Result<Answer> {
         let namespace = self.namespaces.get(namespace)?;
-        let result = self.get_in(&namespace, key, options, steps).await;
+        let result = self.get_in(&namespace, key, (options, &[]), steps).await;
+        Self::counted(&namespace, result)
+    }
+
+    /// The same for a caller who may be told to compute the value, and would put it with these
+    /// tags: an invalidation of one of them ends its lease.
+    pub async fn get_for(
+        &self,
+        namespace: &str,
+        key: String,
+        (options, tags): (ReadOptions, &[String]),
+        steps: &Steps,
+    ) -> Result<Answer> {
+        let namespace = self.namespaces.get(namespace)?;
+        let result = self.get_in(&namespace, key, (options, tags), steps).await;
         Self::counted(&namespace, result)
     }
 
@@ -117,12 +138,13 @@ impl Engine {
         &self,
         namespace: &Namespace,
         key: String,
-        options: ReadOptions,
+        (options, tags): (ReadOptions, &[String]),
         steps: &Steps,
     ) -> Result<Answer> {
         let key = Key::new(key)?;
         let begun = Instant::now();
-        let looked = self.look_at(namespace, &key, options, steps).await?;
+        let how = (options, tags, steps);
+        let (looked, lease) = self.look_or_elect(namespace, &key, how).await?;
         let looked = match looked.is_in_chunks() {
             true => {
                 let mut room = UNARY_VALUE_BYTES_MAX;
@@ -131,30 +153,10 @@ impl Engine {
             }
             false => looked,
         };
-        Ok(self.answer(namespace, looked, begun.elapsed()))
-    }
-
-    /// What the tiers have under a key, whatever has become of its tags.
-    pub(super) async fn look_in(
-        &self,
-        namespace: &Namespace,
-        key: &Key,
-        name: &EntryName,
-        (options, steps): (ReadOptions, &Steps),
-    ) -> Result<Looked> {
-        let Some(shared) = self.shared_for(namespace) else {
-            let found = self.find_locally(namespace, name, steps).await;
-            return Ok(found.map_or_else(Looked::nothing, Looked::local));
-        };
-        let shared_name = shared.name(namespace, key);
-        let question = Question {
-            namespace,
-            name,
-            shared_name: &shared_name,
-            begun: shared.coherence.last_change(shared_name.as_bytes()),
-            steps,
-        };
-        self.look(shared, question, None, options).await
+        Ok(Answer {
+            lease,
+            ..self.answer(namespace, looked, begun.elapsed())
+        })
     }
 
     pub(super) async fn find_locally(
@@ -365,7 +367,11 @@ impl Engine {
             shared_lookup: looked.shared,
             ..self.provenance(namespace)
         };
-        Answer { hit, provenance }
+        Answer {
+            hit,
+            provenance,
+            lease: None,
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The engine's side of the shared tier: whether a local copy counts, what Redis says, and what is
 //! made of Redis not answering. A fault of Redis is never a fault of a request (P11).
 
+mod life;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -9,9 +11,10 @@ use std::{
 use futures_util::future::try_join_all;
 
 use super::{
-    Source,
+    GiveBack, Source,
     flight::{Fetched, Flights},
     sweep::Sweeps,
+    write::ended,
 };
 use crate::{
     clock::Timestamp,
@@ -23,7 +26,7 @@ use crate::{
     metrics::Histogram,
     namespace::Namespace,
     record::Head,
-    stamp::{Stamp, Stamper},
+    stamp::Stamper,
     steps::{Ended, Steps, What},
     tier::{
         Found, Mark,
@@ -40,6 +43,7 @@ pub struct Shared {
     pub(super) journal: Journal,
     pub(super) flights: Flights,
     pub(super) sweeps: Sweeps,
+    pub(super) give_back: GiveBack,
     stamper: Arc<Stamper>,
     /// How long ago what was served as stale was right for sure.
     staleness: Histogram,
@@ -75,6 +79,7 @@ impl Shared {
         coherence: Arc<Coherence>,
         journal: Journal,
         sweeps: Sweeps,
+        give_back: GiveBack,
         stamper: Arc<Stamper>,
     ) -> Self {
         Self {
@@ -83,6 +88,7 @@ impl Shared {
             journal,
             flights: Flights::default(),
             sweeps,
+            give_back,
             stamper,
             staleness: Histogram::default(),
         }
@@ -176,6 +182,20 @@ impl Shared {
         mark: Mark,
         max_stale: Option<Duration>,
     ) -> bool {
+        // Whoever asks serves it.
+        self.staleness_of(question, head, mark, max_stale)
+            .inspect(|it| self.staleness.observe(*it))
+            .is_some()
+    }
+
+    /// How long ago a copy was right for sure; `None` when it may not be served stale.
+    pub(super) fn staleness_of(
+        &self,
+        question: &Question<'_>,
+        head: &Head,
+        mark: Mark,
+        max_stale: Option<Duration>,
+    ) -> Option<Duration> {
         let allowed = question.namespace.policy.stale_max();
         let allowed = max_stale.map_or(allowed, |wish| wish.min(allowed));
         let key = question.shared_name.as_bytes();
@@ -184,11 +204,7 @@ impl Shared {
         let staleness = marks
             .filter_map(|mark| self.coherence.staleness(mark, key, head.created))
             .min();
-        let staleness = staleness.filter(|staleness| *staleness < allowed);
-        // Whoever asks serves it.
-        staleness
-            .inspect(|it| self.staleness.observe(*it))
-            .is_some()
+        staleness.filter(|staleness| *staleness < allowed)
     }
 
     /// Asks Redis: whether the local copy is what it has, and for the entry if it is not. Fills the
@@ -301,52 +317,12 @@ impl Shared {
             };
             let begun = Instant::now();
             let filled = tier.fill(question.name, &found, holds).await;
-            let ended = Ended::change(&filled);
-            steps.note(What::Fill, TierName::Local, ended, begun);
+            steps.note(What::Fill, TierName::Local, ended(&filled), begun);
             if let Err(error) = filled {
                 tracing::debug!(%error, "the local tier could not be filled");
             }
         }
         Ok(Some((found, Source::Shared)))
-    }
-
-    /// Whether an entry is there, until when, and whether it has tags, asking Redis for a few bytes
-    /// only. `own` is the version of the local copy: where Redis has a version without its value,
-    /// only that counts.
-    pub(super) async fn exists(
-        &self,
-        link: &Link,
-        question: &Question<'_>,
-        own: Option<Stamp>,
-    ) -> Result<Option<(Timestamp, bool)>, SharedError> {
-        let name = question.shared_name;
-        if name.is_raw() {
-            let found = self.noted(link, link.tier().get(name).await)?;
-            return Ok(found.map(|found| (found.expires, false)));
-        }
-        let checked = self.noted(link, link.tier().check(name).await)?;
-        let there = checked.filter(|it| it.record.has_value || own == Some(it.record.stamp));
-        let there = there.map(|it| (self.end_there(&it), it.record.is_tagged));
-        Ok(there.filter(|(expires, _)| *expires > self.stamper.now()))
-    }
-
-    fn alive(&self, name: &SharedName, mut found: Found) -> Option<Found> {
-        if !name.is_raw() {
-            let head = found.record.head();
-            found.expires = self.end(&head.stamp, head.lifetime(), found.expires);
-        }
-        (found.expires > self.stamper.now()).then_some(found)
-    }
-
-    /// When an entry ends that ends in Redis at `expires`: its lifetime after it was put at the
-    /// latest. Redis counts from when it carried the put out, which may be long after whoever put
-    /// it has given up on it.
-    pub(super) fn end(&self, stamp: &Stamp, lifetime: Duration, expires: Timestamp) -> Timestamp {
-        expires.min(self.stamper.latest(stamp).after(lifetime))
-    }
-
-    fn end_there(&self, there: &There) -> Timestamp {
-        self.end(&there.record.stamp, there.record.lifetime, there.expires)
     }
 
     /// Looks at what Redis said. All that leaves in doubt what it did, or says that it is not one

@@ -10,8 +10,8 @@
 //! by a few bytes. Nothing is searched for, and nothing has to be told which entries have a tag.
 //!
 //! Invariants:
-//! - (T1) Generations are taken before the entry is written: what a removal overtakes has one that
-//!   is gone.
+//! - (T1) Generations are taken before the entry is written, and from Redis while it can be
+//!   reached: what a removal overtakes has one that is gone, what follows one has the next.
 //! - (T2) A generation never comes back: a tag that is made anew is another version. Whoever loses
 //!   a tag, by eviction, flush or failover, makes its entries misses, never the reverse.
 //! - (T3) A tag lives at least as long as the entries that are put with it.
@@ -67,6 +67,11 @@ impl Engine {
         expires: Timestamp,
     ) -> Result<Stamp> {
         let key = Key::new(tag)?;
+        if let Some((stamp, ends)) = self.generation_in_redis(of_tags, &key).await
+            && ends >= expires
+        {
+            return Ok(stamp);
+        }
         for _ in 0..TRIES_MAX {
             let looked = self.look_for_tag(of_tags, &key, ReadOptions::default());
             let looked = looked.await?;
@@ -82,6 +87,21 @@ impl Engine {
         }
         let text = "tags: others made and removed one of them all the time; try again";
         Err(Error::new(Kind::Overloaded, text))
+    }
+
+    /// What Redis itself has, and until when. A copy here may be of a tag whose invalidation has
+    /// returned elsewhere and is not heard of here yet: what is put with it would be lost.
+    async fn generation_in_redis(
+        &self,
+        of_tags: &Namespace,
+        key: &Key,
+    ) -> Option<(Stamp, Timestamp)> {
+        let shared = self.shared_for(of_tags)?;
+        let link = shared.coherence.link()?;
+        let name = shared.name(of_tags, key);
+        let there = shared.noted(&link, link.tier().check(&name).await);
+        let there = there.ok().flatten()?;
+        Some((there.record.stamp, there.expires))
     }
 
     /// Makes a tag, or prolongs the one that is there. `None` when somebody else was quicker.
@@ -108,6 +128,7 @@ impl Engine {
             record: Record::encode(&entry, stamp, created, expires, Compression::None)?,
             expires,
             condition,
+            lease: None,
             mode: WriteMode::Through,
             placed: Placed::Inside { too_large: false },
             steps: &Steps::default(),

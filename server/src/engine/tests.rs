@@ -207,6 +207,7 @@ async fn put(engine: &Engine, model: &mut Model, step: &Step) {
         ttl: ttl.map(|ttl| Duration::from_millis(ttl.into())),
         mode: WriteMode::Through,
         condition,
+        lease: None,
     };
     let entry = Entry {
         value: bytes.clone(),
@@ -370,6 +371,7 @@ async fn outcomes_are_counted_by_namespace() {
         ttl: None,
         mode: WriteMode::Through,
         condition: Condition::Always,
+        lease: None,
     };
     let absent = PutOptions {
         condition: Condition::Absent,

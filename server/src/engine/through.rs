@@ -5,14 +5,15 @@ use std::time::Instant;
 use super::{
     Engine, Outcome, WriteMode,
     shared::{Shared, shared_is_away},
-    write::{Done, Put, refusal},
+    write::{Done, Put},
 };
 use crate::{
     coherence::Link,
     config::TierName,
     error::{Error, Kind, Result},
     journal::Deferred,
-    record::Record,
+    record::{Content, Record},
+    stamp::Stamp,
     steps::{Ended, What},
     tier::{
         Condition, Found, Mark, Stored,
@@ -44,8 +45,7 @@ impl Engine {
         }
         let too_large = put.placed.is_not_in_redis();
         if too_large && policy.immutable {
-            shared.coherence.changed(name.as_bytes());
-            return self.put_locally(put, shared.mark(policy)).await;
+            return self.put_here_only(shared, put, &name).await;
         }
         // Too large for Redis, or its chunks are not there: in Redis it is noted under its stamp,
         // so that others drop what they have and this daemon can verify its copy.
@@ -60,12 +60,14 @@ impl Engine {
                 if put.mode == WriteMode::Shared {
                     return Err(shared_is_away("options.mode: SHARED", ""));
                 }
+                put.check_lease_without_redis(lost > 0)?;
                 match self.put_later(shared, put, &name).await? {
                     Some(done) => return Ok(done),
                     // It has come back.
                     None => continue,
                 }
             };
+            put.check_lease_with_redis()?;
             let stored = self
                 .put_on(shared, &link, put, (&name, &sent), lost > 0)
                 .await;
@@ -77,7 +79,7 @@ impl Engine {
                     done.spent = Some(begun.elapsed());
                     return Ok(done);
                 }
-                Err(NotPut::Refused) => return Err(refusal(put.condition)),
+                Err(NotPut::Refused) => return Err(put.refusal(put.condition)),
                 Err(NotPut::Unclear) => return Err(unclear()),
                 Err(NotPut::Trouble(error)) => error,
             };
@@ -107,7 +109,9 @@ impl Engine {
         let found = self.find_locally(put.namespace, &put.name, put.steps).await;
         let counts = |it: &Found| shared.coherence.is_unwished(it.mark, name.as_bytes());
         match found.filter(counts) {
-            Some(found) if !found.record.says_the_same(&put.record)? => Err(refusal(put.condition)),
+            Some(found) if !found.record.says_the_same(&put.record)? => {
+                Err(put.refusal(put.condition))
+            }
             _ => Ok(()),
         }
     }
@@ -193,15 +197,22 @@ impl Engine {
         let Some(link) = shared.coherence.link() else {
             return Ok(None);
         };
-        let there = shared.noted(&link, link.tier().check(name).await);
+        let there = shared.noted(&link, link.tier().check_or_lease(name).await);
         let Ok(there) = there else { return Ok(None) };
-        let holds = match (put.condition, &there) {
-            (Condition::Always, _) | (Condition::Absent | Condition::AbsentOrSame, None) => true,
-            (Condition::Version(wanted), Some(there)) => there.record.stamp == wanted,
-            _ => false,
+        let (lease, entry) = match there {
+            Some(there) if there.record.content == Content::Lease => {
+                (Some(there.record.stamp), None)
+            }
+            there => (None, there.map(|there| there.record.stamp)),
+        };
+        let holds = match put.condition {
+            Condition::Always => true,
+            Condition::Absent | Condition::AbsentOrSame => entry.is_none(),
+            Condition::Version(wanted) => entry == Some(wanted),
+            Condition::Lease(wanted) => lease == Some(wanted),
         };
         if !holds {
-            return Err(refusal(put.condition));
+            return Err(put.refusal(put.condition));
         }
         let removed = link.tier().delete(std::slice::from_ref(name)).await;
         let removed = shared.noted(&link, removed);
@@ -238,6 +249,7 @@ impl Engine {
         if !shared.coherence.is_detached_for_sure(&gate) {
             return Ok(None);
         }
+        let bound = self.bound_of(shared, put)?;
         shared.coherence.changed(name.as_bytes());
         let policy = &put.namespace.policy;
         if put.placed.is_not_local() {
@@ -261,7 +273,7 @@ impl Engine {
         {
             return done.map(Some);
         }
-        let Some(deferred) = self.later(put) else {
+        let Some(deferred) = self.later(put, bound) else {
             return done.map(Some);
         };
         let begun = Instant::now();
@@ -290,7 +302,7 @@ impl Engine {
 
     /// What is to be done for a put when Redis is back; `None` for a tag that was made for entries
     /// of this outage: they end with it, and those that have the tag in Redis are not meant.
-    fn later(&self, put: &Put<'_>) -> Option<Deferred> {
+    fn later(&self, put: &Put<'_>, bound: Stamp) -> Option<Deferred> {
         let namespace = put.namespace.name.as_str().to_owned();
         let key = put.key.as_str().to_owned();
         let tagged = put.namespace.name.tagged();
@@ -305,7 +317,7 @@ impl Engine {
         tagged.is_none().then(|| Deferred::Remove {
             namespace,
             key,
-            stamp: self.stamper.bound(),
+            stamp: bound,
         })
     }
 
@@ -331,13 +343,13 @@ impl Engine {
                 let put = self
                     .local
                     .put_if(&put.name, &put.record, put.expires, mark, always);
-                put.await.map(drop)
+                put.await
             }
         };
-        put.steps
-            .note(What::Store, TierName::Local, Ended::change(&kept), begun);
+        put.note(TierName::Local, &kept, begun);
         match kept {
-            Ok(()) => Outcome::Applied,
+            // What has been overtaken already is as good as kept.
+            Ok(_) => Outcome::Applied,
             Err(error) => {
                 tracing::debug!(%error, "the local tier did not take a put");
                 Outcome::Failed

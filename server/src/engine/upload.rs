@@ -28,7 +28,8 @@ use ring::digest::{SHA256, digest};
 
 use self::intake::Intake;
 use super::{
-    Engine, Outcome, PutOptions, ReadOptions, WriteMode, Written,
+    Engine, Outcome, PutOptions, ReadOptions, WriteMode, Written, check_tags_of_lease,
+    lease_has_ended,
     placed::Placed,
     write::{Put, check, condition},
 };
@@ -131,17 +132,9 @@ impl Engine {
         let first = intake.chunk(ordinary).await?;
         if let Some(told) = intake.finish() {
             intake.check_end()?;
-            let entry = Entry {
-                value: first.concat().into(),
-                attributes: draft.attributes.clone(),
-            };
-            for wanted in [draft.digest, told].into_iter().flatten() {
-                check_digest(&wanted, digest(&SHA256, &entry.value).as_ref())?;
-            }
-            let size = entry.value.len() as u64;
-            let put = self.put_entry(namespace, &key, &entry, (draft.options, steps));
-            let written = put.await?;
-            return Ok(Uploaded { written, size });
+            return self
+                .write_small(whole, first.concat().into(), told, steps)
+                .await;
         }
         let mut upload = self.begin_upload(namespace, &key, &draft).await?;
         let mut waiting = VecDeque::from([first]);
@@ -170,6 +163,27 @@ impl Engine {
         upload
             .end(whole, intake.finish().flatten(), (steps, begun))
             .await
+    }
+
+    /// What has come to its end already is an ordinary entry.
+    async fn write_small(
+        &self,
+        (namespace, key, draft): (&Namespace, &Key, &Draft),
+        value: Bytes,
+        told: Option<Digest>,
+        steps: &Steps,
+    ) -> Result<Uploaded> {
+        for wanted in [draft.digest, told].into_iter().flatten() {
+            check_digest(&wanted, digest(&SHA256, &value).as_ref())?;
+        }
+        let size = value.len() as u64;
+        let entry = Entry {
+            value,
+            attributes: draft.attributes.clone(),
+        };
+        let put = self.put_entry(namespace, key, &entry, (draft.options, steps));
+        let written = put.await?;
+        Ok(Uploaded { written, size })
     }
 
     /// The same content under the same key: only its record is written anew. `None` when it is not
@@ -264,8 +278,18 @@ impl Engine {
         steps: &'a Steps,
     ) -> Result<Put<'a>> {
         let (created, expires) = self.times(namespace, draft.options.ttl);
-        let tags = draft.attributes.tags();
-        let tags = self.generations(namespace, tags, expires).await?;
+        if draft
+            .options
+            .lease
+            .is_some_and(|token| token.is_over(created))
+        {
+            return Err(lease_has_ended());
+        }
+        let names = draft.attributes.tags();
+        let tags = self.generations(namespace, names, expires).await?;
+        if let Some(token) = draft.options.lease {
+            check_tags_of_lease(token, names, &tags)?;
+        }
         let stamp = self.stamper.next();
         let said = (&draft.attributes, &*tags);
         Ok(Put {
@@ -275,6 +299,7 @@ impl Engine {
             record: Record::of_chunks(manifest, said, stamp, (created, expires))?,
             expires,
             condition: condition(&namespace.policy, &draft.options),
+            lease: draft.options.lease,
             mode: draft.options.mode,
             placed,
             steps,

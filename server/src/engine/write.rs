@@ -1,12 +1,19 @@
 //! Writing: put, put many. Through both tiers; what Redis cannot take now is deferred.
 
+mod checks;
+
 use std::time::{Duration, Instant};
 
-use super::{Engine, Outcome, Provenance, ReadOptions, Source, check_batch, placed::Placed};
+pub(super) use self::checks::{check, condition};
+use self::checks::{check_value, lifetime};
+use super::{
+    Engine, Outcome, Provenance, ReadOptions, Source, Token, check_batch, check_tags_of_lease,
+    lease_has_ended, placed::Placed,
+};
 use crate::{
     clock::Timestamp,
-    config::{Policy, TierName},
-    entry::{Attributes, Entry},
+    config::TierName,
+    entry::Entry,
     error::{Error, Kind, Result},
     key::{EntryName, Key},
     namespace::Namespace,
@@ -15,9 +22,6 @@ use crate::{
     steps::{Ended, Steps, What},
     tier::{Condition, Mark, Stored},
 };
-
-/// Shortest lifetime that can be asked for.
-const TTL_MIN: Duration = Duration::from_millis(1);
 
 /// Which tiers must have accepted before the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +44,8 @@ pub struct PutOptions {
     pub mode: WriteMode,
     /// What must hold for the write to happen.
     pub condition: Condition,
+    /// The lease under which the value was computed; instead of a condition.
+    pub lease: Option<Token>,
 }
 
 /// A put that was accepted.
@@ -65,6 +71,7 @@ pub(super) struct Put<'a> {
     pub(super) record: Record,
     pub(super) expires: Timestamp,
     pub(super) condition: Condition,
+    pub(super) lease: Option<Token>,
     pub(super) mode: WriteMode,
     /// Where its value is to be found.
     pub(super) placed: Placed,
@@ -82,6 +89,14 @@ pub(super) struct Done {
 }
 
 impl Put<'_> {
+    /// The answer when a condition does not hold.
+    pub(super) fn refusal(&self, condition: Condition) -> Error {
+        match self.lease {
+            Some(_) => lease_has_ended(),
+            None => refusal(condition),
+        }
+    }
+
     /// Notes that what was just written to a tier was not this put.
     pub(super) fn not_for(&self, tier: TierName) -> Outcome {
         self.steps.turns_out(What::Store, tier, Ended::Skipped);
@@ -90,12 +105,16 @@ impl Put<'_> {
 
     /// Notes what became of it in a tier.
     pub(super) fn note<E>(&self, tier: TierName, stored: &Result<Stored, E>, begun: Instant) {
-        let ended = match stored {
-            Ok(Stored::Written | Stored::Kept { .. }) => Ended::Applied,
-            Ok(Stored::Refused) => Ended::Skipped,
-            Err(_) => Ended::Failed,
-        };
-        self.steps.note(What::Store, tier, ended, begun);
+        self.steps.note(What::Store, tier, ended(stored), begun);
+    }
+}
+
+/// How a write ended that may be refused.
+pub(super) fn ended<E>(stored: &Result<Stored, E>) -> Ended {
+    match stored {
+        Ok(Stored::Written | Stored::Kept { .. }) => Ended::Applied,
+        Ok(Stored::Refused) => Ended::Skipped,
+        Err(_) => Ended::Failed,
     }
 }
 
@@ -112,6 +131,10 @@ impl Engine {
     ) -> Result<Written> {
         let namespace = self.namespaces.get(namespace)?;
         let result = self.put_in(&namespace, key, entry, (options, steps)).await;
+        let refused = |error: &Error| error.kind() == Kind::Precondition;
+        if options.lease.is_some() && result.as_ref().is_err_and(refused) {
+            self.leases.counts().refused.one();
+        }
         Self::counted_write(&namespace, result)
     }
 
@@ -170,8 +193,14 @@ impl Engine {
         let policy = &namespace.policy;
         let begun = Instant::now();
         let (created, expires) = self.times(namespace, options.ttl);
+        if options.lease.is_some_and(|token| token.is_over(created)) {
+            return Err(lease_has_ended());
+        }
         let tags = self.generations(namespace, entry.attributes.tags(), expires);
         let tags = tags.await?;
+        if let Some(token) = options.lease {
+            check_tags_of_lease(token, entry.attributes.tags(), &tags)?;
+        }
         let stamp = self.stamper.next();
         let times = (created, expires);
         let limit = policy.shared_value_max.filter(|_| !policy.raw);
@@ -182,6 +211,7 @@ impl Engine {
             record: Record::encode_tagged(entry, &tags, stamp, times, policy.compression)?,
             expires,
             condition: condition(policy, &options),
+            lease: options.lease,
             mode: options.mode,
             placed: Placed::Inside {
                 too_large: limit.is_some_and(|limit| entry.value.len() as u64 > limit.0),
@@ -205,7 +235,7 @@ impl Engine {
     pub(super) async fn publish(&self, put: &Put<'_>, begun: Instant) -> Result<Written> {
         let namespace = put.namespace;
         if matches!(put.condition, Condition::Version(_)) && !self.is_there(put).await? {
-            return Err(refusal(put.condition));
+            return Err(put.refusal(put.condition));
         }
         let mut done = self.store(put).await;
         if self.is_in_the_way(put, &done).await? {
@@ -272,13 +302,22 @@ impl Engine {
     /// Whether there is an entry whose tags are in force.
     async fn is_there(&self, put: &Put<'_>) -> Result<bool> {
         let key = put.key.as_str().to_owned();
-        let options = ReadOptions::default();
-        let there = self.exists_in(put.namespace, key, options, put.steps);
+        let (options, steps) = (ReadOptions::default(), Steps::default());
+        let there = self.exists_in(put.namespace, key, options, &steps);
         Ok(Box::pin(there).await?.remaining.is_some())
     }
 
     /// The local tier alone, which decides the condition.
     pub(super) async fn put_locally(&self, put: &Put<'_>, mark: Mark) -> Result<Done> {
+        self.put_locally_if(put, mark, put.condition).await
+    }
+
+    pub(super) async fn put_locally_if(
+        &self,
+        put: &Put<'_>,
+        mark: Mark,
+        condition: Condition,
+    ) -> Result<Done> {
         let mut done = Done {
             stamp: put.record.head().stamp,
             expires: put.expires,
@@ -292,14 +331,14 @@ impl Engine {
         let begun = Instant::now();
         let stored = self
             .local
-            .put_if(&put.name, &put.record, put.expires, mark, put.condition)
+            .put_if(&put.name, &put.record, put.expires, mark, condition)
             .await;
         put.note(TierName::Local, &stored, begun);
         done.local = Outcome::Applied;
         match stored? {
             Stored::Written => {}
             Stored::Kept { head, expires } => (done.stamp, done.expires) = (head.stamp, expires),
-            Stored::Refused => return Err(refusal(put.condition)),
+            Stored::Refused => return Err(put.refusal(condition)),
         }
         Ok(done)
     }
@@ -321,67 +360,13 @@ impl Engine {
     }
 }
 
-/// What the condition of a write comes to.
-pub(super) fn condition(policy: &Policy, options: &PutOptions) -> Condition {
-    match options.condition {
-        Condition::Always if policy.immutable => Condition::AbsentOrSame,
-        condition => condition,
-    }
-}
-
-fn check_value(policy: &Policy, entry: &Entry) -> Result<()> {
-    let limit = policy.max_value_size.0;
-    if entry.value.len() as u64 > limit {
-        return Err(Error::invalid(format!(
-            "value: {} bytes, the namespace's max_value_size is {limit}; larger values go through \
-             Write",
-            entry.value.len()
-        )));
-    }
-    Ok(())
-}
-
-/// Checks all but the value.
-pub(super) fn check(policy: &Policy, attributes: &Attributes, options: &PutOptions) -> Result<()> {
-    if options.ttl.is_some_and(|ttl| ttl < TTL_MIN) {
-        return Err(Error::invalid("ttl: must be at least 1ms"));
-    }
-    let versioned = matches!(options.condition, Condition::Version(_));
-    if policy.immutable && versioned {
-        return Err(Error::invalid(
-            "options.if_version: the namespace is immutable, its entries have one version",
-        ));
-    }
-    if policy.raw && versioned {
-        return Err(Error::invalid(
-            "options.if_version: the namespace is raw, its entries have no versions",
-        ));
-    }
-    if policy.raw && !attributes.is_empty() {
-        return Err(Error::invalid(
-            "metadata, content_type, tags: the namespace is raw, it keeps values only",
-        ));
-    }
-    Ok(())
-}
-
-/// Lifetime of a put: what was asked for or the default, at most the maximum, less the jitter.
-fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
-    let lifetime = policy.lifetime(wish);
-    if policy.ttl_jitter == 0.0 {
-        return lifetime;
-    }
-    lifetime
-        .mul_f64(1.0 - policy.ttl_jitter * fastrand::f64())
-        .max(TTL_MIN)
-}
-
-pub(super) fn refusal(condition: Condition) -> Error {
+fn refusal(condition: Condition) -> Error {
     match condition {
         Condition::Version(_) => Error::new(
             Kind::Precondition,
             "options.if_version: the entry has another version or does not exist",
         ),
+        Condition::Lease(_) => lease_has_ended(),
         Condition::AbsentOrSame => Error::new(
             Kind::Exists,
             "key: the namespace is immutable and holds a different value for it",

@@ -131,6 +131,7 @@ fn name(what: What) -> &'static str {
         What::Lookup => "tier.lookup",
         What::Verify => "cache.verify",
         What::Wait => "cache.wait",
+        What::Lease => "lease.wait",
         What::Store => "tier.store",
         What::Fill => "tier.fill",
         What::Remove => "tier.remove",

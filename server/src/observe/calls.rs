@@ -121,6 +121,8 @@ pub enum Operation {
     Verify,
     /// The answer to another request's question is waited for.
     Wait,
+    /// The value is waited for that another caller has the lease to compute.
+    Lease,
     /// An entry is put, or copied from Redis.
     Store,
     /// Entries are removed.
@@ -131,10 +133,11 @@ pub enum Operation {
 pub type OperationKey = (Operation, TierName, Ended);
 
 impl Operation {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Lookup,
         Self::Verify,
         Self::Wait,
+        Self::Lease,
         Self::Store,
         Self::Remove,
     ];
@@ -144,6 +147,7 @@ impl Operation {
             What::Lookup => Self::Lookup,
             What::Verify => Self::Verify,
             What::Wait => Self::Wait,
+            What::Lease => Self::Lease,
             What::Store | What::Fill => Self::Store,
             What::Remove => Self::Remove,
         }
@@ -155,6 +159,7 @@ impl Operation {
             Self::Lookup => "lookup",
             Self::Verify => "verify",
             Self::Wait => "wait",
+            Self::Lease => "lease",
             Self::Store => "store",
             Self::Remove => "remove",
         }

@@ -2,6 +2,7 @@
 //!
 //! docs/metrics.md says what each means and what to do when it turns bad.
 
+mod leases;
 mod tiers;
 
 use super::{
@@ -30,6 +31,7 @@ impl Observer {
         let mut families = Vec::new();
         self.of_requests(&mut families);
         self.of_namespaces(&mut families);
+        self.of_leases(&mut families);
         self.of_local_tier(&mut families).await?;
         self.of_shared_tier(&mut families);
         self.of_front_doors(&mut families);
@@ -70,17 +72,7 @@ impl Observer {
                 "Time waited for the answer to another request's question about the same key.",
             ),
         ] {
-            let mut family = Family::new(name, "s", Kind::Histogram, help);
-            for ((of, tier, ended), distribution) in self.calls.operation_distributions() {
-                if of == operation {
-                    let labels = vec![
-                        (TIER, tier_name(tier).into()),
-                        (OUTCOME, ended.name().into()),
-                    ];
-                    family = family.with(labels, Value::Distribution(Box::new(distribution)));
-                }
-            }
-            families.push(family);
+            families.push(self.of_operation(operation, name, help));
         }
         let mut calls = Family::new(
             "rpc.server.call.duration",
@@ -109,6 +101,20 @@ impl Observer {
             )
             .of_float(self.last_minute().frame.total().hit_ratio()),
         );
+    }
+
+    fn of_operation(&self, operation: Operation, name: &'static str, help: &'static str) -> Family {
+        let mut family = Family::new(name, "s", Kind::Histogram, help);
+        for ((of, tier, ended), distribution) in self.calls.operation_distributions() {
+            if of == operation {
+                let labels = vec![
+                    (TIER, tier_name(tier).into()),
+                    (OUTCOME, ended.name().into()),
+                ];
+                family = family.with(labels, Value::Distribution(Box::new(distribution)));
+            }
+        }
+        family
     }
 
     fn of_namespaces(&self, families: &mut Vec<Family>) {

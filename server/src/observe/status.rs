@@ -79,6 +79,8 @@ impl Observer {
             "flushes": stats.flushes,
             "verified_copies": stats.verified,
             "refuted_copies": stats.refuted,
+            "scans_running": stats.scans_running,
+            "scanned_keys": stats.scanned_keys,
             "outbox_depth": shared.deferred(),
             "outbox_limit": self.engine.config().shared.journal_max,
             "redis_memory_bytes": memory.map(|it| it.used),

@@ -1,7 +1,7 @@
 //! The manifest: what a record says of a value that lies in chunks beside it.
 //!
 //! ```text
-//! offset  size   (the "value as stored" of a record with codec 4)
+//! offset  size   (the "value as stored" of a record with codec 5)
 //!      0    16  the set: names the chunks, together with their index
 //!     16     4  bytes of a chunk; the last may be shorter
 //!     20     1  1: the SHA-256 is known

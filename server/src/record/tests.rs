@@ -64,14 +64,14 @@ fn a_record_has_the_generations_of_its_tags() {
     assert_eq!(record.tags().expect("decodes"), expected);
     let expected = Beginning {
         stamp,
-        has_value: true,
+        content: Content::Value,
         is_tagged: true,
         lifetime: Duration::from_millis(2500),
     };
     let beginning = |record: &Record| Beginning::read(&record.as_bytes()[..BEGINNING_BYTES]);
     assert_eq!(beginning(&record), Some(expected));
     let expected = Beginning {
-        has_value: false,
+        content: Content::Elsewhere,
         is_tagged: false,
         ..expected
     };
@@ -197,4 +197,38 @@ fn a_record_without_its_value_keeps_version_and_times_and_nothing_else() {
     assert!(whole.has_value() && !decoded.has_value());
     assert!(decoded.entry().is_err());
     assert_eq!(bare.as_bytes().len(), HEADER_BYTES);
+}
+
+/// It is in Redis, where daemons of other versions read it.
+const LEASE: [u8; 64] = [
+    b'0', b'1', b'2', b'3', b'4', b'5', b'6', b'7', b'8', b'9', b'a', b'b', b'c', b'd', b'e', b'f',
+    b'P', b'N', b'R', 1, 4, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+    0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+];
+
+#[test]
+fn a_lease_is_a_record_without_anything() {
+    let stamp = Stamp::from_bytes(*b"0123456789abcdef");
+    let at = Timestamp::from_millis;
+    let lease = Record::lease(stamp, at(7), at(9));
+    assert_eq!(lease.as_bytes()[..CHECKSUM_AT], LEASE[..CHECKSUM_AT]);
+    assert_eq!(lease.as_bytes().len(), LEASE_BYTES);
+    let decoded = Record::decode(lease.as_bytes().clone()).expect("decodes");
+    assert_eq!(decoded.head(), lease.head());
+    assert_eq!(decoded.head().content(), Content::Lease);
+    assert!(!decoded.has_value() && decoded.entry().is_err());
+    assert!(is_lease(lease.as_bytes()));
+    let begin = Beginning::read(&lease.as_bytes()[..BEGINNING_BYTES]).expect("a record");
+    assert_eq!((begin.stamp, begin.content), (stamp, Content::Lease));
+    for other in [
+        record(b"v", attributes(), Compression::None),
+        record(b"v", attributes(), Compression::None).without_value(),
+    ] {
+        assert!(!is_lease(other.as_bytes()));
+    }
+    assert!(!is_lease(b"short"));
+    // Of a later version.
+    let mut later = lease.as_bytes().to_vec();
+    later[20] = 5;
+    assert_eq!(Beginning::read(&later[..BEGINNING_BYTES]), None);
 }

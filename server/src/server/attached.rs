@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     coherence::{Coherence, Standing, Supervisor, supervise},
     config::Config,
-    engine::{Outage, Shared, Sweeps},
+    engine::{Outage, Shared, Sweeps, give_back},
     error::Result,
     frontdoor::grpc::SHARED_PART,
     journal::Journal,
@@ -83,12 +83,15 @@ impl Attached {
                 () = stopped.cancelled() => {}
             }
         });
+        let (give_back, giving) = give_back(Arc::clone(&coherence), stop.clone());
+        tasks.spawn(giving);
         let standing = coherence.follow();
         let shared = Shared::new(
             config.shared.clone(),
             coherence,
             journal.clone(),
             sweeps,
+            give_back,
             Arc::clone(stamper),
         );
         let own = Self {

@@ -22,6 +22,7 @@ mod call;
 mod chunks;
 mod connection;
 mod inspect;
+mod lease;
 mod moving;
 mod name;
 mod remove;
@@ -58,6 +59,7 @@ use self::{
 pub use self::{
     inspect::ServerFacts,
     name::{SharedName, SharedSpace},
+    remove::Scans,
     settings::Target,
     trouble::{SharedError, Trouble},
 };
@@ -67,7 +69,7 @@ use crate::{
     config::SharedConfig,
     entry::{Attributes, Entry},
     error::Error,
-    record::{Beginning, Compression, Record},
+    record::{Beginning, Compression, Content, Record},
     stamp::Stamp,
 };
 
@@ -91,7 +93,9 @@ pub struct SharedTier {
     bulk: Arc<Bulk>,
     clock: Clock,
     corrupt: Arc<AtomicU64>,
-    scans: Arc<Semaphore>,
+    /// Scans that may run.
+    turns: Arc<Semaphore>,
+    scans: Arc<Scans>,
 }
 
 impl fmt::Debug for SharedTier {
@@ -127,8 +131,18 @@ impl SharedTier {
             bulk: Arc::new(bulk),
             clock,
             corrupt: Arc::default(),
-            scans: Arc::new(Semaphore::new(SCANS_MAX)),
+            turns: Arc::new(Semaphore::new(SCANS_MAX)),
+            scans: Arc::default(),
         })
+    }
+
+    /// The same, with its scans counted there.
+    #[must_use]
+    pub fn counting(self, scans: &Arc<Scans>) -> Self {
+        Self {
+            scans: Arc::clone(scans),
+            ..self
+        }
     }
 
     /// The live record of this name and when it ends; `None` is a miss, also when something is
@@ -173,20 +187,10 @@ impl SharedTier {
     }
 
     /// The live record of this name without its value. `None` when there is none, also when what is
-    /// there is too short for a record.
+    /// there is too short for a record, or a lease.
     pub async fn check(&self, name: &SharedName) -> Result<Option<There>> {
-        let sent = self.clock.now();
-        let key = name.as_bytes();
-        let [head, left] = self
-            .two(vec![Call::beginning(key), Call::time_left(key)])
-            .await?;
-        let head = match head {
-            Err(error) if error.is_wrong_type() => return Ok(None),
-            head => bytes_of(head?).ok_or_else(|| unexpected("GETRANGE"))?,
-        };
-        let expires = end(sent, &left?, name)?;
-        let there = Beginning::read(&head).zip(expires);
-        Ok(there.map(|(record, expires)| There { record, expires }))
+        let there = self.check_or_lease(name).await?;
+        Ok(there.filter(|it| it.record.content != Content::Lease))
     }
 
     /// Writes a record for `lifetime`, at least 1 ms and at most the namespace's longest, if the
@@ -207,8 +211,10 @@ impl SharedTier {
         let millis = i64::try_from(lifetime.as_millis().max(1)).unwrap_or(i64::MAX);
         match condition {
             Condition::Always => self.set(name, value, millis, false).await,
-            Condition::Absent => self.set(name, value, millis, true).await,
-            Condition::Version(stamp) => self.put_version(name, value, millis, stamp).await,
+            Condition::Absent => self.put_absent(name, &value, millis).await,
+            Condition::Version(stamp) | Condition::Lease(stamp) => {
+                self.put_version(name, value, millis, stamp).await
+            }
             Condition::AbsentOrSame => self.put_or_keep(name, record, value, millis).await,
         }
     }
@@ -258,7 +264,7 @@ impl SharedTier {
         millis: i64,
     ) -> Result<Stored> {
         for _ in 0..LOOKS_MAX {
-            match self.set(name, value.clone(), millis, true).await? {
+            match self.put_absent(name, &value, millis).await? {
                 Stored::Refused => {}
                 stored => return Ok(stored),
             }
@@ -338,15 +344,6 @@ impl SharedTier {
     async fn two(&self, calls: Vec<Call>) -> Result<[Result<Value>; 2]> {
         let replies = self.connection.calls(calls, Metering::Counted).await?;
         replies.try_into().map_err(|_| unexpected("a pipeline"))
-    }
-
-    /// Removes a damaged record unless another has taken its place. It is a miss either way.
-    async fn remove_damaged(&self, name: &SharedName, value: &Bytes) {
-        self.corrupt.fetch_add(1, Ordering::Relaxed);
-        let head = &value[..value.len().min(DAMAGED_HEAD_BYTES)];
-        let args = [Bytes::copy_from_slice(head), value.len().to_string().into()];
-        // Whoever reads it next tries again.
-        let _ = self.run(&REMOVE_SAME, name.as_bytes(), &args).await;
     }
 }
 

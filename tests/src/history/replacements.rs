@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{History, Instant, Operation, Reach};
+use super::{Action, History, Instant, Operation, Reach};
 
 /// Changes in the order of their begin, each with the instant from which it counts.
 #[derive(Debug, Default)]
@@ -243,6 +243,9 @@ impl<'a> Order<'a> {
     pub(super) fn spares(&self, change: &Operation, put: &Operation) -> bool {
         if change.reach() == Some(Reach::Applied) {
             return change.end <= put.begin;
+        }
+        if matches!(change.action, Action::Untag { .. }) {
+            return false;
         }
         let was_lost = self.history.faults.iter().any(|fault| {
             fault.kind.loses_commands()

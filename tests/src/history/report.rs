@@ -86,6 +86,7 @@ fn line(operation: &Operation) -> String {
             reach,
         } => format!("put {value} until {} {reach:?}", at(*expires)),
         Action::Remove { reach } => format!("remove {reach:?}"),
+        Action::Untag { reach } => format!("untag {reach:?}"),
         Action::Get { found: None } => "get: nothing".into(),
         Action::Get { found: Some(found) } => {
             let value = found.value.map_or_else(|| "?".into(), |it| it.to_string());

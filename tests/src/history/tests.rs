@@ -426,5 +426,12 @@ fn the_last_put_is_not_harmed_by_what_came_before_it() {
         "stamps may disagree"
     );
     assert_eq!(with(change(1995, Applied), Swallowed), [], "they overlap");
+    let untag = |reach: Reach| by(0, 1000, 1010, Action::Untag { reach });
+    assert_eq!(with(untag(Applied), Swallowed), [Rule::Harmed]);
+    assert_eq!(
+        with(untag(Deferred), Swallowed),
+        [],
+        "it takes what is newer along"
+    );
     assert_eq!(with(change(3000, Applied), Swallowed), [], "it came later");
 }

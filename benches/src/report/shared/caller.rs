@@ -57,8 +57,30 @@ impl Caller {
 
     /// Puts 1000 at a time.
     pub(super) async fn put_all(&self, keys: &[String], value: &Bytes) -> Result<(), String> {
+        self.put_each(keys, value, &[]).await
+    }
+
+    /// The same with a tag.
+    pub(super) async fn put_tagged(
+        &self,
+        keys: &[String],
+        value: &Bytes,
+        tag: &str,
+    ) -> Result<(), String> {
+        self.put_each(keys, value, &[tag.to_owned()]).await
+    }
+
+    async fn put_each(
+        &self,
+        keys: &[String],
+        value: &Bytes,
+        tags: &[String],
+    ) -> Result<(), String> {
         for keys in keys.chunks(BATCH) {
-            let items = keys.iter().map(|key| PutItem::new(key, value.clone()));
+            let items = keys.iter().map(|key| PutItem {
+                tags: tags.to_vec(),
+                ..PutItem::new(key, value.clone())
+            });
             let put = self
                 .client
                 .put_many(NAMESPACE, items, BatchOptions::default());
@@ -69,9 +91,32 @@ impl Caller {
         Ok(())
     }
 
+    /// How many of at most 1000 keys are there.
+    pub(super) async fn count(&self, keys: &[String]) -> Result<u32, String> {
+        let options = ReadOptions::default();
+        let asked = self.client.get_many(NAMESPACE, keys, &options);
+        let mut found = 0;
+        for lookup in asked.await.map_err(text)? {
+            found += u32::from(lookup.map_err(text)?.hit.is_some());
+        }
+        Ok(found)
+    }
+
     /// Invalidates one key, and says what became of it in the shared tier.
     pub(super) async fn invalidate(&self, key: &str) -> Result<TierOutcome, String> {
-        let invalidated = self.client.invalidate(NAMESPACE, Target::key(key));
+        self.invalidate_all(Target::key(key)).await
+    }
+
+    /// Invalidates a tag; it has to reach Redis.
+    pub(super) async fn invalidate_tag(&self, tag: &str) -> Result<(), String> {
+        match self.invalidate_all(Target::Tag(tag.to_owned())).await? {
+            TierOutcome::Applied => Ok(()),
+            outcome => Err(format!("the invalidation of a tag was {outcome:?}")),
+        }
+    }
+
+    async fn invalidate_all(&self, target: Target) -> Result<TierOutcome, String> {
+        let invalidated = self.client.invalidate(NAMESPACE, target);
         let done = invalidated.await.map_err(text)?.done();
         done.map(|done| done.shared)
             .ok_or_else(|| "an invalidation was skipped".to_owned())

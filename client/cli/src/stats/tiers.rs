@@ -43,6 +43,8 @@ pub(super) struct SharedView {
     flushes: u64,
     verified_copies: u64,
     refuted_copies: u64,
+    scans_running: u64,
+    scanned_keys: u64,
     deferred_changes: u64,
     deferred_changes_max: u64,
     // Zero where it is not known; of the limit also where there is none.
@@ -79,6 +81,8 @@ impl SharedView {
             flushes: stats.flushes,
             verified_copies: stats.verified_copies,
             refuted_copies: stats.refuted_copies,
+            scans_running: stats.scans_running,
+            scanned_keys: stats.scanned_keys,
             deferred_changes: stats.deferred_changes,
             deferred_changes_max: stats.deferred_changes_max,
             redis_memory_bytes: stats.redis_memory_bytes,
@@ -110,6 +114,13 @@ impl SharedView {
             self.deferred_changes,
             self.deferred_changes_max
         );
+        if self.scans_running > 0 {
+            let (running, keys) = (self.scans_running, self.scanned_keys);
+            let _ = writeln!(
+                text,
+                "             {running} scans, {keys} keys looked at so far"
+            );
+        }
         if self.redis_memory_bytes > 0 {
             let used = size(self.redis_memory_bytes);
             let _ = match self.redis_memory_max_bytes {

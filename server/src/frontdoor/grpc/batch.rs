@@ -13,7 +13,9 @@ pub(super) const BATCH_BYTES_MAX: usize = 4 << 20;
 
 pub(super) fn item(answer: Result<Answer>) -> GetManyItem {
     match answer {
-        Ok(Answer { hit, provenance }) => GetManyItem {
+        Ok(Answer {
+            hit, provenance, ..
+        }) => GetManyItem {
             entry: hit.map(encode::entry),
             fault: None,
             tier: encode::tier(provenance.source).into(),

@@ -65,21 +65,23 @@ impl Cache {
         Call::begin(&self.observer, method, metadata)
     }
 
-    async fn get(&self, request: GetRequest, call: &mut Call<'_>) -> Result<GetResponse> {
+    async fn get(&self, mut request: GetRequest, call: &mut Call<'_>) -> Result<GetResponse> {
         call.namespace = request.namespace;
         call.key = Some(key_hash(&request.key));
         let _request = self.requests.admit()?;
+        let tags = decode::lease_tags(request.options.as_mut());
+        let tags = self.engine.counted_for(&call.namespace, tags)?;
         let options = decode::read_options(request.options);
         let options = self.engine.counted_for(&call.namespace, options)?;
         let answer = self
             .engine
-            .get(&call.namespace, request.key, options, &call.steps)
+            .get_for(&call.namespace, request.key, (options, &tags), &call.steps)
             .await?;
         call.provenance = Some(answer.provenance);
         Ok(GetResponse {
             provenance: Some(encode::provenance(&answer.provenance)),
             entry: answer.hit.map(encode::entry),
-            lease: None,
+            lease: answer.lease.map(encode::lease),
         })
     }
 

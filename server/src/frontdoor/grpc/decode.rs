@@ -6,9 +6,9 @@ use bytes::Bytes;
 use pannier_proto::v1;
 
 use crate::{
-    engine::{PutOptions, ReadOptions, Target, WriteMode},
+    engine::{LeaseRequest, PutOptions, ReadOptions, Target, Token, WriteMode},
     entry::{Attributes, Entry},
-    error::{Error, Kind, Result},
+    error::{Error, Result},
     stamp::Stamp,
     tier::Condition,
 };
@@ -48,8 +48,27 @@ pub(super) fn read_options(options: Option<v1::ReadOptions>) -> Result<ReadOptio
             .transpose()?,
         local_only: options.local_only,
         require_shared: options.require_shared,
-        lease: options.lease.is_some(),
+        lease: options.lease.as_ref().map(lease_request).transpose()?,
     })
+}
+
+/// The tags of a value that is asked for with a lease, taken out of the options.
+pub(super) fn lease_tags(options: Option<&mut v1::ReadOptions>) -> Result<Vec<String>> {
+    let lease = options.and_then(|options| options.lease.as_mut());
+    let tags = lease.map(|lease| std::mem::take(&mut lease.tags));
+    let attributes = Attributes::new(String::new(), HashMap::new(), tags.unwrap_or_default())?;
+    let (_, _, tags) = attributes.into_parts();
+    Ok(tags)
+}
+
+fn lease_request(request: &v1::LeaseRequest) -> Result<LeaseRequest> {
+    let span = |field, span: &Option<prost_types::Duration>| {
+        span.as_ref().map(|span| duration(field, span)).transpose()
+    };
+    let wait = span("options.lease.wait_duration", &request.wait_duration)?;
+    let lease = span("options.lease.lease_duration", &request.lease_duration)?;
+    let early = span("options.lease.early_refresh", &request.early_refresh)?;
+    LeaseRequest::new("options.lease", wait, lease)?.early("options.lease", early)
 }
 
 /// Write options as the engine takes them, `ttl` added.
@@ -59,7 +78,7 @@ pub(super) fn put_options(
 ) -> Result<PutOptions> {
     use v1::write_options::Condition as Wire;
     let ttl = self::ttl(ttl)?;
-    let (mut mode, mut condition) = (WriteMode::Through, Condition::Always);
+    let (mut mode, mut condition, mut lease) = (WriteMode::Through, Condition::Always, None);
     if let Some(options) = options {
         mode = write_mode(options.mode)?;
         condition = match &options.condition {
@@ -70,14 +89,14 @@ pub(super) fn put_options(
             }
         };
         if !options.lease_token.is_empty() {
-            let text = "options.lease_token: not served by this version";
-            return Err(Error::new(Kind::Unsupported, text));
+            lease = Some(Token::parse("options.lease_token", &options.lease_token)?);
         }
     }
     Ok(PutOptions {
         ttl,
         mode,
         condition,
+        lease,
     })
 }
 

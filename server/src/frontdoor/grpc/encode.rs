@@ -8,7 +8,7 @@ use pannier_proto::v1;
 use super::status::code;
 use crate::{
     clock::Timestamp,
-    engine::{Hit, Outcome, Provenance, Source, Standing, Written},
+    engine::{Hit, Lease, Outcome, Provenance, Source, Standing, Written},
     error::Error,
 };
 
@@ -90,6 +90,13 @@ pub(super) fn entry(hit: Hit) -> v1::Entry {
         version: Bytes::copy_from_slice(hit.stamp.as_bytes()),
         create_time: Some(timestamp(hit.created)),
         expire_time: Some(timestamp(hit.expires)),
+    }
+}
+
+pub(super) fn lease(lease: Lease) -> v1::Lease {
+    v1::Lease {
+        token: lease.token.to_bytes(),
+        expire_time: Some(timestamp(lease.expires)),
     }
 }
 

@@ -188,9 +188,9 @@ pub(super) fn stream(
     let sending = Sending {
         header: Some(ReadHeader {
             provenance: Some(encode::provenance(&answer.provenance)),
+            lease: answer.lease.map(encode::lease),
             entry: answer.hit.map(encode::entry),
             size_bytes: size,
-            lease: None,
         }),
         body,
         rest: Bytes::new(),

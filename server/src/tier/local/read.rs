@@ -9,13 +9,16 @@ use crate::{
     clock::Timestamp,
     error::{Kind, Result},
     key::EntryName,
-    record::{Head, Record},
+    record::{Content, Head, Record},
     tier::{Found, Mark},
 };
 
 impl LocalTier {
-    /// The fixed part of a live record, its end and its mark, without moving the value.
-    pub async fn head(&self, name: &EntryName) -> Result<Option<(Head, Timestamp, Mark)>> {
+    /// The fixed part of what is there, be it a lease.
+    pub(super) async fn head_or_lease(
+        &self,
+        name: &EntryName,
+    ) -> Result<Option<(Head, Timestamp, Mark)>> {
         let stored = match self.inner.hot.get(name) {
             Some((envelope, record)) => Ok(Some(Some((envelope, *record.head())))),
             None => self.stored(name, head_of).await,
@@ -24,17 +27,27 @@ impl LocalTier {
         Ok(live.map(|(envelope, head)| (head, envelope.expires, envelope.mark)))
     }
 
+    /// The fixed part of a live record that is no lease, its end and its mark, without moving the
+    /// value.
+    pub async fn head(&self, name: &EntryName) -> Result<Option<(Head, Timestamp, Mark)>> {
+        let there = self.head_or_lease(name).await?;
+        Ok(there.filter(|(head, ..)| head.content() != Content::Lease))
+    }
+
     /// A live record.
     pub(super) async fn record(&self, name: &EntryName) -> Result<Option<Found>> {
         if let Some(kept) = self.inner.hot.get(name) {
-            return Ok(self.settle(name, Ok(Some(Some(kept)))).await?.map(found));
+            return Ok(self
+                .settle(name, Ok(Some(Some(kept))))
+                .await?
+                .and_then(found));
         }
         let ticket = self.inner.hot.ticket(name);
         let stored = self.stored(name, record_of).await;
         if let Ok(Some(Some((envelope, record)))) = &stored {
             self.inner.hot.keep(ticket, name, *envelope, record);
         }
-        Ok(self.settle(name, stored).await?.map(found))
+        Ok(self.settle(name, stored).await?.and_then(found))
     }
 
     /// The live records of several names, in their order. What is not in memory is read in one go
@@ -78,7 +91,7 @@ impl LocalTier {
         let mut settled = Vec::with_capacity(names.len());
         for (name, stored) in names.iter().zip(stored) {
             let live = self.settle(name, stored).await;
-            settled.push(live.map(|live| live.map(found)));
+            settled.push(live.map(|live| live.and_then(found)));
         }
         settled
     }
@@ -162,10 +175,11 @@ fn record_of(value: &[u8]) -> Option<(Envelope, Record)> {
     ))
 }
 
-fn found((envelope, record): (Envelope, Record)) -> Found {
-    Found {
+/// A lease is nothing to whoever looks for an entry.
+fn found((envelope, record): (Envelope, Record)) -> Option<Found> {
+    (record.head().content() != Content::Lease).then_some(Found {
         record,
         expires: envelope.expires,
         mark: envelope.mark,
-    }
+    })
 }

@@ -19,6 +19,7 @@ use crate::{
     error::{Error, Kind, Result},
     glob::Glob,
     key::{EntryName, NamespaceName},
+    record::is_lease,
 };
 
 /// Names looked at before others have their turn.
@@ -167,8 +168,8 @@ fn slice(
         seen += 1;
         if selection.selects(name) {
             found.names.push(name.into());
-            let envelope = Envelope::unwrap(value);
-            found.live += u64::from(envelope.is_some_and(|(it, _)| now < it.expires));
+            let entry = Envelope::unwrap(value).filter(|(_, record)| !is_lease(record));
+            found.live += u64::from(entry.is_some_and(|(it, _)| now < it.expires));
         }
         true
     })?;

@@ -8,8 +8,9 @@ use crate::{
     config::Size,
     glob::Glob,
     key::NamespaceName,
+    stamp::Stamp,
     tier::{
-        Stored,
+        Leased, Stored,
         conformance::{self, name, record},
     },
 };
@@ -103,6 +104,80 @@ async fn entries_survive_an_orderly_close() {
             .expect("is there");
         assert_eq!(found.record.as_bytes(), record.as_bytes());
     }
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn a_lease_is_given_once_and_is_nothing_to_others() {
+    let dir = tempfile::tempdir().expect("tempdir");
+    let clock = Clock::mock(START);
+    let opened = open(dir.path(), &clock).await;
+    let (tier, key) = (&opened.tier, name("n", "k"));
+    let stamp = |number: u8| Stamp::from_bytes([number; 16]);
+    let soon = START.after(Duration::from_millis(10));
+    let ask = async |number, expires, epoch, over| {
+        let lease = Record::lease(stamp(number), START, expires);
+        let mark = Mark { epoch, sequence: 0 };
+        let told = tier.lease(&key, &lease, expires, mark, over).await;
+        told.expect("works")
+    };
+    let put = async |record: &Record, condition| {
+        let stored = tier.put_if(&key, record, end(), Mark::default(), condition);
+        stored.await.expect("works")
+    };
+    let value = record(9, 50, end());
+    assert_eq!(ask(1, soon, 7, None).await, Leased::Given);
+    assert_eq!(ask(2, end(), 7, None).await, Leased::Held(soon));
+    // Nothing to whoever looks.
+    assert!(tier.get(&key).await.expect("works").is_none());
+    assert!(tier.head(&key).await.expect("works").is_none());
+    let many = tier.get_many(std::slice::from_ref(&key)).await;
+    assert!(many[0].as_ref().expect("works").is_none());
+    assert!(!tier.delete(&key).await.expect("works"));
+    for (condition, stored) in [
+        (Condition::Lease(stamp(1)), Stored::Refused),
+        (Condition::Lease(stamp(3)), Stored::Written),
+        (Condition::Lease(stamp(3)), Stored::Refused),
+    ] {
+        if stored == Stored::Written {
+            assert_eq!(ask(3, soon, 7, None).await, Leased::Given);
+        }
+        assert_eq!(put(&value, condition).await, stored);
+    }
+    // An entry is in its way, but for the version that may go.
+    let version = value.head().stamp;
+    assert_eq!(ask(4, soon, 7, None).await, Leased::Taken);
+    assert_eq!(ask(4, soon, 7, Some(stamp(4))).await, Leased::Taken);
+    assert_eq!(ask(4, soon, 7, Some(version)).await, Leased::Given);
+    for condition in [Condition::Version(stamp(4)), Condition::Version(version)] {
+        assert_eq!(put(&value, condition).await, Stored::Refused);
+    }
+    assert_eq!(put(&value, Condition::Absent).await, Stored::Written);
+    assert!(tier.delete(&key).await.expect("works"));
+    // Of another outage, or over.
+    assert_eq!(ask(5, end(), 7, None).await, Leased::Given);
+    assert_eq!(ask(6, soon, 8, None).await, Leased::Given);
+    assert_eq!(
+        put(&value, Condition::Lease(stamp(5))).await,
+        Stored::Refused
+    );
+    clock.advance(Duration::from_millis(10));
+    assert_eq!(
+        put(&value, Condition::Lease(stamp(6))).await,
+        Stored::Refused
+    );
+    assert_eq!(ask(7, end(), 8, None).await, Leased::Given);
+    // A scan removes it, and does not count it.
+    let key2 = name("n", "k2");
+    tier.put(&key2, &value, end()).await.expect("works");
+    let namespace = NamespaceName::new("n").expect("valid");
+    let removed = tier.delete_selected(&namespace, Selection::All).await;
+    assert_eq!(removed.expect("works"), 1);
+    assert!(tier.get(&key2).await.expect("works").is_none());
+    assert_eq!(
+        put(&value, Condition::Lease(stamp(7))).await,
+        Stored::Refused
+    );
     opened.close().await;
 }
 

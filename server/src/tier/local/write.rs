@@ -11,9 +11,9 @@ use crate::{
     clock::Timestamp,
     error::Result,
     key::EntryName,
-    record::Record,
+    record::{Content, Record, is_lease},
     stamp::Stamp,
-    tier::{Condition, Found, Mark, Stored},
+    tier::{Condition, Found, Leased, Mark, Stored},
 };
 
 impl LocalTier {
@@ -40,6 +40,10 @@ impl LocalTier {
                 .head(name)
                 .await?
                 .is_some_and(|(head, ..)| head.stamp == wanted),
+            Condition::Lease(wanted) => self
+                .head_or_lease(name)
+                .await?
+                .is_some_and(|(head, ..)| head.stamp == wanted && head.content() == Content::Lease),
             Condition::AbsentOrSame => match self.record(name).await? {
                 None => true,
                 Some(found) if found.record.says_the_same(record)? => {
@@ -60,6 +64,33 @@ impl LocalTier {
         Ok(Stored::Written)
     }
 
+    /// Gives a lease until `expires` if nothing is there, or nothing but an entry of the version
+    /// `over`, whose place it takes, or a lease of another epoch than `mark`'s.
+    pub async fn lease(
+        &self,
+        name: &EntryName,
+        lease: &Record,
+        expires: Timestamp,
+        mark: Mark,
+        over: Option<Stamp>,
+    ) -> Result<Leased> {
+        let lock = self.lock(name).await;
+        let slice = Arc::clone(&self.inner.slices).read_owned().await;
+        match self.head_or_lease(name).await? {
+            Some((head, until, there)) if head.content() == Content::Lease => {
+                if there.epoch == mark.epoch {
+                    return Ok(Leased::Held(until));
+                }
+            }
+            Some((head, ..)) if over != Some(head.stamp) => return Ok(Leased::Taken),
+            _ => {}
+        }
+        let value = self.wrap(lease, expires, mark);
+        self.change(name, Change::Lease(value), (lock, slice))
+            .await?;
+        Ok(Leased::Given)
+    }
+
     /// Keeps a copy of what another tier has, if `holds` says so while the name is locked: so a
     /// copy that was overtaken on its way never replaces what overtook it.
     pub async fn fill(
@@ -67,13 +98,14 @@ impl LocalTier {
         name: &EntryName,
         found: &Found,
         holds: impl FnOnce() -> bool,
-    ) -> Result<()> {
+    ) -> Result<Stored> {
         let lock = self.lock(name).await;
         if !holds() {
-            return Ok(());
+            return Ok(Stored::Refused);
         }
         let value = self.wrap(&found.record, found.expires, found.mark);
-        self.change(name, Change::Fill(value), lock).await
+        self.change(name, Change::Fill(value), lock).await?;
+        Ok(Stored::Written)
     }
 
     fn wrap(&self, record: &Record, expires: Timestamp, mark: Mark) -> Vec<u8> {
@@ -109,12 +141,14 @@ impl LocalTier {
         let lock = self.lock(name).await;
         let now = self.inner.clock.now();
         let doubtful = self.inner.health.doubts(name);
-        let kept = self
-            .inner
-            .hot
-            .get(name)
-            .is_some_and(|(envelope, _)| now < envelope.expires);
-        let end = |value: &[u8]| Envelope::unwrap(value).map(|(envelope, _)| envelope.expires);
+        let kept = self.inner.hot.get(name).is_some_and(|(envelope, record)| {
+            now < envelope.expires && record.head().content() != Content::Lease
+        });
+        // A lease is removed like an entry, and is none.
+        let end = |value: &[u8]| {
+            let entry = Envelope::unwrap(value).filter(|(_, record)| !is_lease(record));
+            entry.map(|(envelope, _)| envelope.expires)
+        };
         let live = match self.stored(name, end).await {
             Ok(None) if !doubtful => {
                 // What the store has dropped for space may still be in the hot set.
@@ -192,6 +226,8 @@ enum Change {
     Put(Vec<u8>),
     /// A copy of what another tier has.
     Fill(Vec<u8>),
+    /// A lease.
+    Lease(Vec<u8>),
     /// What is no longer of use.
     Remove,
     /// What somebody wished away.
@@ -201,7 +237,9 @@ enum Change {
 impl Change {
     fn is_small(&self) -> bool {
         match self {
-            Self::Put(value) | Self::Fill(value) => value.len() <= INLINE_BYTES_MAX,
+            Self::Put(value) | Self::Fill(value) | Self::Lease(value) => {
+                value.len() <= INLINE_BYTES_MAX
+            }
             Self::Remove | Self::Invalidate => true,
         }
     }
@@ -213,14 +251,16 @@ impl Change {
 
     fn apply_at_once(&self, store: &Store, name: &[u8]) -> Result<bool> {
         match self {
-            Self::Put(value) | Self::Fill(value) => store.try_write(name, value),
+            Self::Put(value) | Self::Fill(value) | Self::Lease(value) => {
+                store.try_write(name, value)
+            }
             Self::Remove | Self::Invalidate => store.try_delete(name),
         }
     }
 
     fn apply(&self, store: &Store, name: &[u8]) -> Result<()> {
         match self {
-            Self::Put(value) | Self::Fill(value) => store.write(name, value),
+            Self::Put(value) | Self::Fill(value) | Self::Lease(value) => store.write(name, value),
             Self::Remove | Self::Invalidate => store.delete(name),
         }
     }

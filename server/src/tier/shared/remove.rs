@@ -1,5 +1,9 @@
 //! Removing: by name, by stamp, by prefix or pattern.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use std::sync::atomic::Ordering;
+
 use bytes::Bytes;
 use fred::types::{Value, config::Server};
 
@@ -17,6 +21,38 @@ const SCAN_COUNT: i64 = 1000;
 /// Keys that are removed in one go.
 const REMOVE_MAX: usize = 250;
 
+/// How the scans of one daemon get on, over all attachments.
+#[derive(Debug, Default)]
+pub struct Scans {
+    running: AtomicU64,
+    keys: AtomicU64,
+}
+
+impl Scans {
+    /// Those under way, waiting ones included.
+    pub fn running(&self) -> u64 {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    /// Keys of Redis looked at so far.
+    pub fn keys(&self) -> u64 {
+        self.keys.load(Ordering::Relaxed)
+    }
+
+    fn run(&self) -> Running<'_> {
+        self.running.fetch_add(1, Ordering::Relaxed);
+        Running(self)
+    }
+}
+
+struct Running<'a>(&'a Scans);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl SharedTier {
     /// Removes entries; tells how many were there. On an error some may have been removed.
     pub async fn delete(&self, names: &[SharedName]) -> Result<u64> {
@@ -26,6 +62,15 @@ impl SharedTier {
             removed += self.unlink(keys, Metering::Counted).await?;
         }
         Ok(removed)
+    }
+
+    /// Removes a damaged record unless another has taken its place. It is a miss either way.
+    pub(super) async fn remove_damaged(&self, name: &SharedName, value: &Bytes) {
+        self.corrupt.fetch_add(1, Ordering::Relaxed);
+        let head = &value[..value.len().min(DAMAGED_HEAD_BYTES)];
+        let args = [Bytes::copy_from_slice(head), value.len().to_string().into()];
+        // Whoever reads it next tries again.
+        let _ = self.run(&REMOVE_SAME, name.as_bytes(), &args).await;
     }
 
     /// Removes a record whose chunks are not all there, unless another has taken its place.
@@ -77,8 +122,9 @@ impl SharedTier {
                            database; name keys, a prefix or a pattern, or configure raw_prefix";
             return Err(SharedError::new(Trouble::Unexpected, message));
         }
+        let _running = self.scans.run();
         let closed = |_| SharedError::new(Trouble::Lost, "the connection to Redis has ended");
-        let _permit = self.scans.acquire().await.map_err(closed)?;
+        let _permit = self.turns.acquire().await.map_err(closed)?;
         let before = self.connection.slots().await?;
         let mut removed = self.remove_everywhere(space, selection, older).await?;
         let Some(before) = before else {
@@ -127,6 +173,8 @@ impl SharedTier {
             let mut replies = self.connection.calls(vec![call], Metering::Exempt).await?;
             let reply = replies.pop().ok_or_else(|| unexpected("SCAN"))??;
             let (next, mut keys) = page(reply).ok_or_else(|| unexpected("SCAN"))?;
+            let looked_at = keys.len() as u64;
+            self.scans.keys.fetch_add(looked_at, Ordering::Relaxed);
             keys.retain(|key| space.selects(selection, key));
             for keys in keys.chunks(REMOVE_MAX) {
                 removed += match older {

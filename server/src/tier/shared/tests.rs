@@ -15,7 +15,7 @@ use crate::{
     glob::Glob,
     key::{EntryName, NamespaceName},
     tier::{
-        Tier,
+        Leased, Tier,
         conformance::{self, record},
         local::Selection,
     },
@@ -215,8 +215,8 @@ async fn the_lifetime_is_written_with_the_value_and_read_with_it() {
     let got = tier.get(&name).await.expect("works").expect("is there");
     let there = tier.check(&name).await.expect("works").expect("is there");
     assert_eq!(
-        (there.record.stamp, there.record.has_value),
-        (record.head().stamp, true)
+        (there.record.stamp, there.record.content),
+        (record.head().stamp, Content::Value)
     );
     let now = tier.clock.now();
     for expires in [got.expires, there.expires] {
@@ -252,6 +252,68 @@ async fn what_others_left_without_an_end_gets_one() {
         .expect("is there");
     let end = tier.clock.now().after(policy().max_ttl.0);
     assert!(got.expires <= end && end.since(got.expires) < MINUTE);
+}
+
+#[tokio::test]
+async fn a_lease_is_given_once_and_is_nothing_to_others() {
+    let redis = RedisServer::unix(&[]);
+    let (tier, space) = (connect(&redis).await, space(&redis));
+    let (name, time) = (space.name("k"), Timestamp::from_millis(1));
+    let stamp = |number: u8| Stamp::from_bytes([number; 16]);
+    let ask = async |number| {
+        let lease = Record::lease(stamp(number), time, time);
+        tier.lease(&name, &lease, MINUTE).await.expect("works")
+    };
+    let put = async |record: &Record, condition| {
+        let stored = tier.put(&name, record, MINUTE, condition).await;
+        stored.expect("works")
+    };
+    let before = Clock::system().now();
+    assert_eq!(ask(1).await, Leased::Given);
+    let Leased::Held(until) = ask(2).await else {
+        panic!("somebody has it");
+    };
+    let left = until.since(before);
+    assert!((MINUTE..MINUTE * 2).contains(&left), "{left:?}");
+    assert!(found(&tier, &name).await.is_none());
+    assert_eq!(tier.check(&name).await.expect("works"), None);
+    assert_eq!(tier.corrupt(), 0, "and not damaged");
+    // Conditions.
+    let value = stamped(9);
+    let version = Condition::Version(stamp(2));
+    for condition in [version, Condition::Lease(stamp(2))] {
+        assert_eq!(put(&value, condition).await, Stored::Refused);
+    }
+    assert_eq!(
+        put(&value, Condition::Lease(stamp(1))).await,
+        Stored::Written
+    );
+    assert_eq!(
+        put(&value, Condition::Lease(stamp(1))).await,
+        Stored::Refused
+    );
+    assert_eq!(ask(3).await, Leased::Taken);
+    for condition in [Condition::Absent, Condition::AbsentOrSame] {
+        tier.delete(slice::from_ref(&name)).await.expect("works");
+        assert_eq!(ask(4).await, Leased::Given);
+        assert_eq!(put(&value, condition).await, Stored::Written);
+        assert!(holds(&tier, &name, &value).await);
+        assert!(!tier.remove_lease(&name, stamp(4)).await.expect("works"));
+    }
+    // Given back.
+    tier.delete(slice::from_ref(&name)).await.expect("works");
+    assert_eq!(ask(5).await, Leased::Given);
+    assert!(!tier.remove_lease(&name, stamp(6)).await.expect("works"));
+    assert!(tier.remove_lease(&name, stamp(5)).await.expect("works"));
+    assert_eq!(ask(6).await, Leased::Given);
+    // The removal of what is older knows its age.
+    assert!(!tier.remove_older(&name, &stamp(5)).await.expect("works"));
+    assert!(tier.remove_older(&name, &stamp(7)).await.expect("works"));
+    // A version without its value.
+    put(&value.without_value(), Condition::Always).await;
+    assert_eq!(ask(7).await, Leased::Withheld);
+    let mark = async || tier.mark_refresh("pannier:", &stamp(1), MINUTE).await;
+    assert!(mark().await.expect("works") && !mark().await.expect("works"));
 }
 
 #[tokio::test]
@@ -636,8 +698,8 @@ async fn a_version_without_its_value_is_a_miss_that_can_be_checked() {
     assert!(tier.get(&name).await.expect("works").is_none());
     let there = tier.check(&name).await.expect("works").expect("is there");
     assert_eq!(
-        (there.record.stamp, there.record.has_value),
-        (record.head().stamp, false)
+        (there.record.stamp, there.record.content),
+        (record.head().stamp, Content::Elsewhere)
     );
     assert_eq!(tier.corrupt(), 0);
 }

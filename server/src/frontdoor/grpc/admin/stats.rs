@@ -173,6 +173,8 @@ fn shared(observer: &Observer, frame: &Frame) -> Option<SharedTierStats> {
         flushes: stats.flushes,
         verified_copies: stats.verified,
         refuted_copies: stats.refuted,
+        scans_running: stats.scans_running,
+        scanned_keys: stats.scanned_keys,
         deferred_changes: shared.deferred() as u64,
         contact_age: contact.map(|(_, at)| encode::duration(engine.now().since(at))),
         deferred_changes_max: engine.config().shared.journal_max as u64,

@@ -20,7 +20,7 @@ use crate::{
 impl Cache {
     pub(super) async fn read(
         &self,
-        request: ReadRequest,
+        mut request: ReadRequest,
         (deadline, begun): (Option<Duration>, Instant),
         call: &mut Call<'_>,
     ) -> Result<Replies<ReadResponse>> {
@@ -31,11 +31,19 @@ impl Cache {
             _transfer: self.transfers.admit()?,
         };
         let range = transfer::range(&request);
+        let tags = decode::lease_tags(request.options.as_mut());
+        let tags = self.engine.counted_for(&call.namespace, tags)?;
         let options = decode::read_options(request.options);
         let options = self.engine.counted_for(&call.namespace, options)?;
         let reading = self
             .engine
-            .read(&call.namespace, request.key, options, range, &call.steps)
+            .read(
+                &call.namespace,
+                request.key,
+                (options, &tags),
+                range,
+                &call.steps,
+            )
             .await?;
         call.provenance = Some(reading.answer.provenance);
         Ok(transfer::stream(reading, held, (deadline, begun.into())))

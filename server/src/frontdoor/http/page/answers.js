@@ -154,20 +154,24 @@ function whereTimeGoes(window) {
   const waited = spent((it) => it.operation === "wait");
   // What is deferred is noted on this machine's disk.
   const isShared = (it) => it.tier === "shared" && it.outcome !== "deferred";
-  const local = spent((it) => !isShared(it) && it.operation !== "wait");
-  const shared = spent((it) => isShared(it) && it.operation !== "wait");
+  const leased = spent((it) => it.operation === "lease");
+  const inTier = (it) => it.operation !== "wait" && it.operation !== "lease";
+  const local = spent((it) => !isShared(it) && inTier(it));
+  const shared = spent((it) => isShared(it) && inTier(it));
   const calls = window.calls.reduce((sum, it) => sum + it.sum, 0);
   // The two tiers of a write may work at the same time.
-  const rest = Math.max(calls - waited - local - shared, 0);
+  const rest = Math.max(calls - waited - leased - local - shared, 0);
   return [
     ["local", "Time in the local tier", local],
     ["shared", "Time in Redis", shared + waited],
+    ...leased > 0 ? [["leased", "Time waiting for a value to be computed", leased]] : [],
     ["rest", "Time outside the tiers", rest],
   ];
 }
 
 const DOING = {
   lookup: "looking it up", verify: "verifying a copy", wait: "waiting for another's question",
+  lease: "waiting for another to compute it",
   store: "storing it", fill: "keeping a copy", remove: "removing",
 };
 

@@ -205,6 +205,8 @@ export function showHistory(status) {
       ? `p50 ${duration(delay.p50)}, p99 ${duration(delay.p99)}` : NONE],
     ["Redis emptied", count(shared.flushes)],
     ["Copies verified, refuted", `${count(shared.verified_copies)}, ${count(shared.refuted_copies)}`],
+    shared.scans_running > 0 && ["Scans of Redis",
+      `${count(shared.scans_running)} running, ${count(shared.scanned_keys)} keys looked at`],
     stale.count > 0 && ["Stale answers were right", `p50 ${duration(stale.p50)}, ` +
       `p99 ${duration(stale.p99)} ago`, "warn"],
   ]);
