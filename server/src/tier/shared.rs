@@ -52,7 +52,7 @@ use self::{
     call::{Call, bytes_of, count_of},
     chunks::Bulk,
     connection::{Connection, Metering},
-    scripts::{PUT_VERSION, REMOVE_SAME},
+    scripts::PUT_VERSION,
     settings::Settings,
     trouble::unexpected,
 };

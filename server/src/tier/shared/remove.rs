@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use std::sync::atomic::Ordering;
-
 use bytes::Bytes;
 use fred::types::{Value, config::Server};
 
