@@ -248,7 +248,7 @@ SABOTAGES = (
         (("p13_stampede", "of_a_thousand_callers_on_four_daemons_one_computes"),)),
     Sabotage(
         "lease-token", "a token is not looked at",
-        (edit("engine/write.rs",
+        (edit("engine/write/checks.rs",
               "(Some(token), _) => token.condition(),",
               f"(Some(token), _) => if {ON} {{ Condition::Always }} else {{ token.condition() }},"),),
         (("p13_stampede", "a_token_that_was_overtaken_writes_nothing"),)),

@@ -7,6 +7,7 @@
 mod contest;
 mod disk_budget;
 mod generator;
+mod large;
 mod machine;
 mod memory;
 mod process;
@@ -45,6 +46,8 @@ pub enum Part {
     Disk,
     /// What sharing a Redis costs, and how soon others hear of a change
     Shared,
+    /// Throughput and memory of values of 1 GiB, and what they cost small requests
+    Large,
     /// What tracing and its export cost, also when the collector is away
     Telemetry,
 }
@@ -87,6 +90,8 @@ struct Effort {
     calls: u32,
     /// How long Redis stands still.
     hang: Duration,
+    /// Bytes of a large value.
+    large_bytes: u64,
     tagged_entries: u32,
 }
 
@@ -103,6 +108,7 @@ impl Effort {
                 budget_puts: 2048,
                 calls: 200,
                 hang: Duration::from_millis(2500),
+                large_bytes: 128 << 20,
                 tagged_entries: 20_000,
             }
         } else {
@@ -116,6 +122,7 @@ impl Effort {
                 budget_puts: 8192,
                 calls: 2000,
                 hang: Duration::from_secs(5),
+                large_bytes: 1 << 30,
                 tagged_entries: 1_000_000,
             }
         }
@@ -205,6 +212,9 @@ fn measure(options: &Options, bench: &Bench) -> Vec<(&'static str, Result<Vec<Se
     }
     if wanted(Part::Shared) {
         parts.push((shared::TITLE, one(shared::measure(bench))));
+    }
+    if wanted(Part::Large) {
+        parts.push((large::TITLE, one(large::measure(bench))));
     }
     if wanted(Part::Telemetry) {
         parts.push((telemetry::TITLE, one(telemetry::measure(bench))));

@@ -78,6 +78,8 @@ pub struct ServerConfig {
     pub max_in_flight: usize,
     /// Streams of Watch, all connections together; more get RESOURCE_EXHAUSTED.
     pub max_watchers: usize,
+    /// Streams of Read and Write, all connections together; more get RESOURCE_EXHAUSTED.
+    pub max_transfers: usize,
     /// How long a stop waits for requests in flight.
     pub drain_timeout: Span,
     /// Refuse namespaces that `[namespaces]` does not list.
@@ -135,6 +137,8 @@ pub struct Policy {
     pub max_stale: Span,
     /// Largest value of a unary write.
     pub max_value_size: Size,
+    /// Largest value of a stream.
+    pub max_stream_size: Size,
     /// Tiers in use.
     pub tiers: Vec<TierName>,
     /// How values are kept.

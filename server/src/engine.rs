@@ -2,18 +2,25 @@
 //!
 //! `read`, `write` and `invalidate` hold the verbs; `look` and `through` what they do when there is
 //! a shared tier; `shared` what a local copy is worth then; `tags` what an entry with tags is
-//! worth; `lease` who computes what is missing; `outage` what is done for Redis's return. With no
-//! shared tier the local one is the whole cache (P25).
+//! worth; `lease` who computes what is missing; `outage` what is done for Redis's return; `upload`
+//! and `download` what values in chunks need, and `sweep` what is left of them. With no shared tier
+//! the local one is the whole cache (P25).
 
+mod download;
+mod find;
 mod flight;
 mod invalidate;
 mod lease;
 mod look;
+mod looked;
 mod outage;
+mod placed;
 mod read;
 mod shared;
+mod sweep;
 mod tags;
 mod through;
+mod upload;
 mod watch;
 mod wish;
 mod write;
@@ -22,11 +29,14 @@ use std::{sync::Arc, time::Duration};
 
 use self::lease::{Leases, check_tags_of_lease, check_token, lease_has_ended};
 pub use self::{
+    download::{Body, Range, Reading},
     invalidate::{Invalidated, Target},
     lease::{GiveBack, Lease, LeaseRequest, Token, give_back},
     outage::Outage,
     read::{Answer, Existence, Hit, ReadOptions},
     shared::Shared,
+    sweep::Sweeps,
+    upload::{Draft, Part, Uploaded},
     watch::{News, Told, Watcher},
     write::{PutOptions, WriteMode, Written},
 };

@@ -14,6 +14,10 @@ pub enum Kind {
     Exists,
     /// A write condition asked for another version.
     Precondition,
+    /// A part of a value was asked for that begins beyond its end.
+    OutOfRange,
+    /// What was being read has gone meanwhile; the same request may find it, or a miss.
+    Interrupted,
     /// A queue is full; the same request may succeed after a pause.
     Overloaded,
     /// The data directory belongs to another daemon. Only at the start.

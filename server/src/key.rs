@@ -116,6 +116,19 @@ impl EntryName {
         Self(joined(namespace, key.as_str()))
     }
 
+    /// The name that these bytes are, as far as they are one.
+    pub(crate) fn from_bytes(bytes: Vec<u8>) -> Option<Self> {
+        let name = Self(bytes.into());
+        name.parts().is_some().then_some(name)
+    }
+
+    /// Namespace and key.
+    pub fn parts(&self) -> Option<(NamespaceName, Key)> {
+        let (namespace, key) = self.0.split_at(self.0.iter().position(|b| *b == 0)?);
+        let namespace = NamespaceName::parse(str::from_utf8(namespace).ok()?).ok()?;
+        Some((namespace, Key::new(str::from_utf8(&key[1..]).ok()?).ok()?))
+    }
+
     /// What all names of `namespace` whose key begins with `prefix` begin with.
     pub fn prefix(namespace: &NamespaceName, prefix: &str) -> Box<[u8]> {
         joined(namespace, prefix)
@@ -217,5 +230,9 @@ mod tests {
             &Key::new("a\0b").expect("valid"),
         );
         assert_eq!(EntryName::key_of(name.as_bytes()), Some(&b"a\0b"[..]));
+        let (namespace, key) = name.parts().expect("is a name");
+        assert_eq!((namespace.as_str(), key.as_str()), ("n", "a\0b"));
+        assert_eq!(EntryName::from_bytes(name.as_bytes().to_vec()), Some(name));
+        assert_eq!(EntryName::from_bytes(b"none".to_vec()), None);
     }
 }

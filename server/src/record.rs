@@ -7,7 +7,8 @@
 //!     19     1  format version, 1
 //!     20     1  codec of the value: 0 as it is, 1 LZ4 block, 2 Zstandard frame,
 //!               3 not here: whoever put the entry has it, this only says that it exists,
-//!               4 none: no entry, only the lease of one; somebody is computing the value
+//!               4 none: no entry, only the lease of one; somebody is computing the value,
+//!               5 in chunks beside it: stored is where they are (see `manifest`)
 //!     21     1  1 when generations of tags follow the attributes, else 0
 //!     22     2  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
@@ -28,13 +29,19 @@
 
 mod attributes;
 mod beginning;
+mod manifest;
+mod packing;
 
-use std::{borrow::Cow, hash::Hasher, time::Duration};
+use std::{hash::Hasher, time::Duration};
 
 use bytes::Bytes;
 use xxhash_rust::xxh3::Xxh3;
 
-pub use self::beginning::{Beginning, Content, is_lease};
+use self::packing::{compress, decompress};
+pub use self::{
+    beginning::{Beginning, Content, is_lease},
+    manifest::{CHUNK_BYTES, Digest, LARGE_VALUE_BYTES_MAX, Manifest, checksum_of},
+};
 use crate::{
     clock::Timestamp,
     entry::{Attributes, Entry},
@@ -50,7 +57,6 @@ pub const LEASE_BYTES: usize = HEADER_BYTES;
 const CHECKSUM_AT: usize = 56;
 const MAGIC: &[u8; 3] = b"PNR";
 const FORMAT: u8 = 1;
-const ZSTD_LEVEL: i32 = 1;
 /// Largest value a record can hold, in bytes: 1 GiB.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
 /// Values below this many bytes are never compressed: the gain would not pay for the work.
@@ -76,12 +82,13 @@ enum Codec {
     Zstd = 2,
     Elsewhere = 3,
     Lease = 4,
+    InChunks = 5,
 }
 
 impl Codec {
     fn content(self) -> Content {
         match self {
-            Self::Raw | Self::Lz4 | Self::Zstd => Content::Value,
+            Self::Raw | Self::Lz4 | Self::Zstd | Self::InChunks => Content::Value,
             Self::Elsewhere => Content::Elsewhere,
             Self::Lease => Content::Lease,
         }
@@ -94,6 +101,7 @@ impl Codec {
             Self::Zstd,
             Self::Elsewhere,
             Self::Lease,
+            Self::InChunks,
         ];
         all.get(usize::from(byte)).copied()
     }
@@ -166,13 +174,18 @@ impl Record {
             stored_bytes: stored.len(),
         };
         bytes.extend_from_slice(&stored);
+        Ok(Self::sealed(head, bytes))
+    }
+
+    /// Puts the header over the beginning of `bytes`, which are complete otherwise.
+    fn sealed(head: Head, mut bytes: Vec<u8>) -> Self {
         head.write(&mut bytes);
         let sum = checksum(&bytes);
         bytes[CHECKSUM_AT..HEADER_BYTES].copy_from_slice(&sum.to_le_bytes());
-        Ok(Self {
+        Self {
             head,
             bytes: bytes.into(),
-        })
+        }
     }
 
     /// Takes a record apart far enough to trust it. `Corrupt` when it is damaged, cut short, not a
@@ -219,17 +232,10 @@ impl Record {
     }
 
     fn of_head(head: Head) -> Self {
-        let mut bytes = vec![0; HEADER_BYTES];
-        head.write(&mut bytes);
-        let sum = checksum(&bytes);
-        bytes[CHECKSUM_AT..].copy_from_slice(&sum.to_le_bytes());
-        Self {
-            head,
-            bytes: bytes.into(),
-        }
+        Self::sealed(head, vec![0; HEADER_BYTES])
     }
 
-    /// Whether the value is here.
+    /// Whether the value is in the tier that the record is from: in it, or in chunks beside it.
     pub fn has_value(&self) -> bool {
         self.head.content() == Content::Value
     }
@@ -244,10 +250,10 @@ impl Record {
         &self.bytes
     }
 
-    /// The entry. An uncompressed value shares the record's memory. `Corrupt` when a part does not
-    /// decode, which the checksum makes all but impossible.
+    /// The entry of a value that is here. An uncompressed value shares the record's memory.
+    /// `Corrupt` when a part does not decode, which the checksum makes all but impossible.
     pub fn entry(&self) -> Result<Entry> {
-        let (attributes, _) = self.attributes()?;
+        let (attributes, _) = self.said()?;
         let stored = self.bytes.slice(self.value_at()..);
         let value = decompress(stored, self.head.codec, self.head.value_bytes)?;
         Ok(Entry { value, attributes })
@@ -255,7 +261,7 @@ impl Record {
 
     /// Its tags with the generation of each when it was put. `Corrupt` as [`Record::entry`].
     pub fn tags(&self) -> Result<Vec<(String, Stamp)>> {
-        let (attributes, generations) = self.attributes()?;
+        let (attributes, generations) = self.said()?;
         let (_, _, tags) = attributes.into_parts();
         Ok(tags.into_iter().zip(generations).collect())
     }
@@ -264,7 +270,12 @@ impl Record {
         HEADER_BYTES + self.head.attribute_bytes
     }
 
-    fn attributes(&self) -> Result<(Attributes, Vec<Stamp>)> {
+    /// What is said about the value. `Corrupt` as [`Record::entry`].
+    pub fn attributes(&self) -> Result<Attributes> {
+        Ok(self.said()?.0)
+    }
+
+    fn said(&self) -> Result<(Attributes, Vec<Stamp>)> {
         let bytes = &self.bytes[HEADER_BYTES..self.value_at()];
         attributes::decode(bytes, self.head.is_tagged)
             .ok_or_else(|| corrupt("attributes do not decode"))
@@ -322,9 +333,13 @@ impl Head {
             Codec::Raw => head.stored_bytes == head.value_bytes,
             Codec::Elsewhere => head.stored_bytes == 0 && head.attribute_bytes == 0,
             Codec::Lease => bytes.len() == LEASE_BYTES && head.value_bytes == 0,
-            Codec::Lz4 | Codec::Zstd => true,
+            Codec::Lz4 | Codec::Zstd | Codec::InChunks => true,
         };
-        (whole && raw && head.value_bytes <= VALUE_BYTES_MAX).then_some(head)
+        let largest = match codec {
+            Codec::InChunks => usize::try_from(LARGE_VALUE_BYTES_MAX).unwrap_or(usize::MAX),
+            _ => VALUE_BYTES_MAX,
+        };
+        (whole && raw && head.value_bytes <= largest).then_some(head)
     }
 }
 
@@ -338,40 +353,6 @@ fn checksum(bytes: &[u8]) -> u64 {
     hasher.write(&bytes[..CHECKSUM_AT]);
     hasher.write(&bytes[HEADER_BYTES..]);
     hasher.digest()
-}
-
-/// Compresses when asked to and when it saves at least a sixteenth.
-fn compress(value: &[u8], wish: Compression) -> (Codec, Cow<'_, [u8]>) {
-    if value.len() < COMPRESS_BYTES_MIN {
-        return (Codec::Raw, value.into());
-    }
-    let (codec, packed) = match wish {
-        Compression::None => return (Codec::Raw, value.into()),
-        Compression::Lz4 => (Codec::Lz4, lz4_flex::block::compress(value)),
-        Compression::Zstd => match zstd::bulk::compress(value, ZSTD_LEVEL) {
-            Ok(packed) => (Codec::Zstd, packed),
-            Err(_) => return (Codec::Raw, value.into()),
-        },
-    };
-    if packed.len() + value.len() / 16 > value.len() {
-        return (Codec::Raw, value.into());
-    }
-    (codec, packed.into())
-}
-
-fn decompress(stored: Bytes, codec: Codec, value_bytes: usize) -> Result<Bytes> {
-    let value = match codec {
-        Codec::Raw => return Ok(stored),
-        Codec::Elsewhere | Codec::Lease => return Err(corrupt("the value is not here")),
-        Codec::Lz4 => lz4_flex::block::decompress(&stored, value_bytes)
-            .map_err(|error| corrupt("value is not LZ4").caused_by(error))?,
-        Codec::Zstd => zstd::bulk::decompress(&stored, value_bytes)
-            .map_err(|error| corrupt("value is not Zstandard").caused_by(error))?,
-    };
-    if value.len() != value_bytes {
-        return Err(corrupt("value has another size than the record says"));
-    }
-    Ok(value.into())
 }
 
 fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {

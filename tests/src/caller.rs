@@ -26,6 +26,11 @@ impl Caller {
         }
     }
 
+    /// Its namespace.
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// The stub, for what is not here.
     pub fn stub(&self) -> CacheServiceClient<Channel> {
         self.stub.clone()

@@ -15,6 +15,7 @@
 //! - [`Browser`] is a real one, without a window.
 //! - [`metrics`] takes apart what `/metrics` says.
 //! - [`load`] makes values and requests that take long.
+//! - [`stream`] writes and reads values in chunks.
 //! - [`eventually`] waits for a state that announces itself by no event.
 //!
 //! The programs are those beside the test's own executable, so they are of the same build; cargo
@@ -42,6 +43,7 @@ mod redis;
 pub mod request;
 pub mod sandbox;
 pub mod shared;
+pub mod stream;
 pub mod wire;
 
 pub use browser::Browser;

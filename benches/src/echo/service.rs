@@ -1,7 +1,9 @@
-//! The answers: the same constant entry to every read, the same acknowledgement to every put.
+//! The answers: the same constant entry to every read, the same acknowledgement to every put. Of
+//! streams, constant chunks go out, and what comes in is counted and thrown away.
 
 use std::{
     collections::HashMap,
+    pin::Pin,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -10,10 +12,11 @@ use bytes::Bytes;
 use pannier_proto::v1::{
     Entry, ExistsRequest, ExistsResponse, GetManyItem, GetManyRequest, GetManyResponse, GetRequest,
     GetResponse, InvalidateRequest, InvalidateResponse, Provenance, PutManyRequest,
-    PutManyResponse, PutRequest, PutResponse, ReadRequest, ReadResponse, SharedState, Tier,
-    TierOutcome, WatchRequest, WatchResponse, WriteRequest, WriteResponse,
-    cache_service_server::CacheService,
+    PutManyResponse, PutRequest, PutResponse, ReadHeader, ReadRequest, ReadResponse, SharedState,
+    Tier, TierOutcome, WatchRequest, WatchResponse, WriteRequest, WriteResponse,
+    cache_service_server::CacheService, read_response, write_request,
 };
+use tokio_stream::Stream;
 use tonic::{Request, Response, Status, Streaming};
 
 /// Lifetime that the entry claims to have.
@@ -28,6 +31,9 @@ const TOOK: prost_types::Duration = prost_types::Duration {
     nanos: 3_217,
 };
 
+/// Bytes of a chunk that goes out: as the daemon sends them.
+const CHUNK_BYTES: usize = 256 << 10;
+
 /// A `CacheService` without a cache.
 #[derive(Debug, Clone)]
 pub(super) struct Echo {
@@ -39,6 +45,7 @@ struct Answers {
     get: GetResponse,
     item: GetManyItem,
     put: PutResponse,
+    chunk: Bytes,
 }
 
 impl Echo {
@@ -80,7 +87,12 @@ impl Echo {
             }),
         };
         Self {
-            answers: Arc::new(Answers { get, item, put }),
+            answers: Arc::new(Answers {
+                get,
+                item,
+                put,
+                chunk: Bytes::from(vec![0x5a; CHUNK_BYTES]),
+            }),
         }
     }
 }
@@ -98,13 +110,13 @@ fn provenance_of_a_read(age: Option<prost_types::Duration>) -> Provenance {
 
 fn not_here<T>() -> Result<Response<T>, Status> {
     Err(Status::unimplemented(
-        "the echo answers Get, GetMany and Put only",
+        "the echo answers Get, GetMany, Put, Read and Write only",
     ))
 }
 
 #[tonic::async_trait]
 impl CacheService for Echo {
-    type ReadStream = tokio_stream::Empty<Result<ReadResponse, Status>>;
+    type ReadStream = Pin<Box<dyn Stream<Item = Result<ReadResponse, Status>> + Send>>;
     type WatchStream = tokio_stream::Empty<Result<WatchResponse, Status>>;
 
     async fn get(&self, _: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -142,15 +154,53 @@ impl CacheService for Echo {
         not_here()
     }
 
-    async fn read(&self, _: Request<ReadRequest>) -> Result<Response<Self::ReadStream>, Status> {
-        not_here()
+    /// As many bytes as are asked for.
+    async fn read(
+        &self,
+        request: Request<ReadRequest>,
+    ) -> Result<Response<Self::ReadStream>, Status> {
+        use read_response::Part;
+        let size_bytes = request.get_ref().length.unwrap_or_default();
+        let header = Part::Header(ReadHeader {
+            entry: self.answers.get.entry.clone().map(|entry| Entry {
+                value: Bytes::new(),
+                ..entry
+            }),
+            size_bytes,
+            provenance: Some(provenance_of_a_read(Some(AGE))),
+            lease: None,
+        });
+        let chunk = self.answers.chunk.clone();
+        let sizes = (0..size_bytes).step_by(CHUNK_BYTES);
+        let chunks = sizes.map(move |at| {
+            let left = usize::try_from(size_bytes - at).unwrap_or(CHUNK_BYTES);
+            Part::Chunk(chunk.slice(..left.min(CHUNK_BYTES)))
+        });
+        let parts = std::iter::once(header).chain(chunks);
+        let messages = parts.map(|part| Ok(ReadResponse { part: Some(part) }));
+        Ok(Response::new(Box::pin(tokio_stream::iter(messages))))
     }
 
     async fn write(
         &self,
-        _: Request<Streaming<WriteRequest>>,
+        request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        not_here()
+        let mut parts = request.into_inner();
+        let mut size_bytes = 0;
+        while let Some(message) = parts.message().await? {
+            if let Some(write_request::Part::Chunk(chunk)) = message.part {
+                size_bytes += chunk.len() as u64;
+            }
+        }
+        let put = self.answers.put.clone();
+        Ok(Response::new(WriteResponse {
+            version: put.version,
+            expire_time: put.expire_time,
+            local_outcome: put.local_outcome,
+            shared_outcome: put.shared_outcome,
+            provenance: put.provenance,
+            size_bytes,
+        }))
     }
 
     async fn watch(&self, _: Request<WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {

@@ -162,14 +162,23 @@ impl Server {
 
     /// Resident memory in bytes.
     pub(super) fn resident_bytes(&self) -> Result<f64, String> {
+        self.status_bytes("VmRSS:")
+    }
+
+    fn status_bytes(&self, field: &str) -> Result<f64, String> {
         let path = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
         status
             .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"))
+            .find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"))
             .and_then(|kibibytes| kibibytes.parse::<f64>().ok())
             .map(|kibibytes| kibibytes * 1024.0)
-            .ok_or_else(|| format!("{path} has no VmRSS"))
+            .ok_or_else(|| format!("{path} has no {field}"))
+    }
+
+    /// The most resident memory it has had, in bytes.
+    pub(super) fn peak_bytes(&self) -> Result<f64, String> {
+        self.status_bytes("VmHWM:")
     }
 
     /// Asks it to stop and waits until it has.

@@ -86,3 +86,10 @@ fn runtime() -> Result<tokio::runtime::Runtime, String> {
     let runtime = builder.enable_all().build();
     runtime.map_err(|error| format!("cannot start a runtime: {error}"))
 }
+
+/// Waits until a daemon is attached.
+pub(super) fn wait_until_attached(server: &Server) -> Result<(), String> {
+    runtime()?
+        .block_on(caller::Caller::attached(server))
+        .map(drop)
+}

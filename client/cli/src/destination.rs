@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use pannier_client::Version;
+
 use crate::exit::Failure;
 
 /// Where a value goes. Nothing appears under the file's name before [`commit`](Self::commit);
@@ -27,7 +29,18 @@ pub(crate) struct Draft {
     file: File,
     draft: PathBuf,
     target: PathBuf,
-    committed: bool,
+    // Also when it is not committed.
+    kept: bool,
+}
+
+/// What an earlier transfer has left beside a file.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    path: PathBuf,
+    /// Of the entry it is a part of.
+    pub(crate) version: Version,
+    /// How much of it.
+    pub(crate) bytes: u64,
 }
 
 impl Destination {
@@ -45,6 +58,15 @@ impl Destination {
             _ => Draft::beside(path).map(Self::File),
         };
         opened.map_err(|error| cannot_write(path, &error))
+    }
+
+    /// A file that begins with what an earlier transfer of this version has left, and is kept when
+    /// this one breaks off.
+    pub(crate) fn resume(path: &Path, version: &Version) -> Result<Self, Failure> {
+        let draft = Draft::kept_beside(path, version);
+        draft
+            .map(Self::File)
+            .map_err(|error| cannot_write(path, &error))
     }
 
     /// Whether the bytes go to a terminal.
@@ -72,7 +94,7 @@ impl Destination {
             Self::File(mut draft) => {
                 fs::rename(&draft.draft, &draft.target)
                     .map_err(|error| cannot_write(&draft.target, &error))?;
-                draft.committed = true;
+                draft.kept = true;
                 Ok(())
             }
         }
@@ -81,11 +103,7 @@ impl Destination {
 
 impl Draft {
     fn beside(target: &Path) -> io::Result<Self> {
-        let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
-        let mut hidden = OsString::from(".");
-        hidden.push(name);
-        hidden.push(format!(".{}.part", std::process::id()));
-        let draft = target.with_file_name(hidden);
+        let draft = hidden(target, &std::process::id().to_string())?;
         let file = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -94,14 +112,58 @@ impl Draft {
             file,
             draft,
             target: target.to_owned(),
-            committed: false,
+            kept: false,
+        })
+    }
+
+    fn kept_beside(target: &Path, version: &Version) -> io::Result<Self> {
+        let draft = hidden(target, &version.to_string())?;
+        let file = OpenOptions::new().append(true).create(true).open(&draft)?;
+        Ok(Self {
+            file,
+            draft,
+            target: target.to_owned(),
+            kept: true,
         })
     }
 }
 
+impl Kept {
+    /// What there is beside this file.
+    pub(crate) fn beside(target: &Path) -> Option<Self> {
+        let name = target.file_name()?.to_str()?;
+        let directory = target.parent().filter(|it| *it != Path::new(""));
+        let entries = fs::read_dir(directory.unwrap_or(Path::new("."))).ok()?;
+        entries.flatten().find_map(|entry| {
+            let found = entry.file_name();
+            let rest = found.to_str()?.strip_prefix('.')?.strip_prefix(name)?;
+            let version = rest.strip_prefix('.')?.strip_suffix(".part")?;
+            Some(Self {
+                path: target.with_file_name(&found),
+                version: version.parse().ok()?,
+                bytes: entry.metadata().ok()?.len(),
+            })
+        })
+    }
+
+    /// Removes it: it is of no use any more.
+    pub(crate) fn remove(self) -> Result<(), Failure> {
+        fs::remove_file(&self.path).map_err(|error| cannot_write(&self.path, &error))
+    }
+}
+
+/// A name for a draft of `target` in the same folder.
+fn hidden(target: &Path, what: &str) -> io::Result<PathBuf> {
+    let name = target.file_name().ok_or(io::ErrorKind::InvalidFilename)?;
+    let mut hidden = OsString::from(".");
+    hidden.push(name);
+    hidden.push(format!(".{what}.part"));
+    Ok(target.with_file_name(hidden))
+}
+
 impl Drop for Draft {
     fn drop(&mut self) {
-        if !self.committed {
+        if !self.kept {
             // What cannot be removed is left behind under a name that says what it is.
             let _ = fs::remove_file(&self.draft);
         }
@@ -117,7 +179,7 @@ fn cannot_write(path: &Path, error: &io::Error) -> Failure {
 mod tests {
     use std::{fs, path::PathBuf};
 
-    use super::Destination;
+    use super::{Destination, Kept};
 
     fn directory(name: &str) -> PathBuf {
         let path = std::env::temp_dir().join(format!("pannier-cli-{}-{name}", std::process::id()));
@@ -142,6 +204,26 @@ mod tests {
         destination.commit().expect("committed");
         assert_eq!(fs::read(&target).expect("the new file"), b"new");
         assert_eq!(fs::read_dir(&directory).expect("listed").count(), 1);
+        fs::remove_dir_all(&directory).expect("removed");
+    }
+
+    #[test]
+    fn what_has_arrived_is_found_again_by_its_version() {
+        let directory = directory("kept");
+        let target = directory.join("value");
+        let version = "0190f3c2a1b47c2e8d5f60718293a4b5".parse().expect("valid");
+        assert!(Kept::beside(&target).is_none());
+        let mut destination = Destination::resume(&target, &version).expect("opened");
+        destination.write(b"half").expect("written");
+        drop(destination);
+        assert!(!target.exists());
+        let kept = Kept::beside(&target).expect("was kept");
+        assert_eq!((kept.version, kept.bytes), (version, 4));
+        let mut destination = Destination::resume(&target, &version).expect("opened");
+        destination.write(b" and half").expect("written");
+        destination.commit().expect("committed");
+        assert_eq!(fs::read(&target).expect("the file"), b"half and half");
+        assert!(Kept::beside(&target).is_none());
         fs::remove_dir_all(&directory).expect("removed");
     }
 

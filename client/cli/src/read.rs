@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use pannier_client::Reader;
+use pannier_client::{Kind, Reader};
 use serde::Serialize;
 
 use crate::{
-    destination::Destination,
+    destination::{Destination, Kept},
     exit::{Exit, Failure},
     flags::ReadFlags,
     get::note_miss,
@@ -20,9 +20,11 @@ Examples:
   pannier -n builds read image.tar -o image.tar
   pannier -n builds read image.tar | tar -t
   pannier -n builds read image.tar --offset 1024 --length 512 -o part
+  pannier -n builds read image.tar -o image.tar --continue
 
 A file appears whole or not at all; on stdout, the exit code tells whether the value is complete.
-Exit code 1: there is no such entry. Exit code 4: the daemon does not serve streams yet.";
+With --continue, what has arrived when the transfer breaks off stays beside the file, and the next
+one goes on from there if the entry is still the same. Exit code 1: there is no such entry.";
 
 /// Fetch a value of any size as a stream
 #[derive(Debug, clap::Args)]
@@ -39,6 +41,9 @@ pub(crate) struct Args {
     /// Most bytes wanted [default: to the end]
     #[arg(long, value_name = "BYTES")]
     length: Option<u64>,
+    /// Go on where a transfer broke off, and keep what has arrived if this one does
+    #[arg(long = "continue", requires = "output", conflicts_with_all = ["offset", "length"])]
+    resume: bool,
     #[command(flatten)]
     read: ReadFlags,
 }
@@ -65,19 +70,7 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
             "use -o FILE",
         ));
     }
-    let options = args.read.options();
-    let reader = session
-        .client
-        .read(
-            session.namespace(),
-            &args.key,
-            &options,
-            args.offset,
-            args.length,
-        )
-        .await
-        .map_err(|error| session.failure(error))?;
-    let Some(mut reader) = reader else {
+    let Some(mut reader) = begin(&args, session, file.filter(|_| args.resume)).await? else {
         if session.json {
             report(&args, session, None, None)?;
         } else {
@@ -86,8 +79,8 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
         return Ok(Exit::Miss);
     };
     tokio::select! {
-        transferred = transfer(&mut reader, file, session) => transferred?,
-        // The draft of the file goes with the transfer.
+        transferred = transfer(&args, &mut reader, file, session) => transferred?,
+        // The draft of the file goes with the transfer, or is kept.
         _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
     }
     if session.json {
@@ -96,12 +89,43 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
     Ok(Exit::Ok)
 }
 
+/// Begins to read; behind what is kept beside `resumed` if that is of the same entry.
+async fn begin(
+    args: &Args,
+    session: &Session,
+    resumed: Option<&Path>,
+) -> Result<Option<Reader>, Failure> {
+    let options = args.read.options();
+    let ask = |offset| {
+        let (namespace, length) = (session.namespace(), args.length);
+        let client = &session.client;
+        client.read(namespace, &args.key, &options, offset, length)
+    };
+    if let Some(kept) = resumed.and_then(Kept::beside) {
+        match ask(kept.bytes).await {
+            Ok(Some(reader)) if reader.hit().version == kept.version => return Ok(Some(reader)),
+            // Another entry by now, perhaps one that is shorter.
+            Ok(Some(_)) => {}
+            Err(error) if error.kind() == Kind::InvalidArgument => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(session.failure(error)),
+        }
+        kept.remove()?;
+    }
+    let reader = ask(args.offset).await;
+    reader.map_err(|error| session.failure(error))
+}
+
 async fn transfer(
+    args: &Args,
     reader: &mut Reader,
     file: Option<&Path>,
     session: &Session,
 ) -> Result<(), Failure> {
-    let mut destination = Destination::open(file)?;
+    let mut destination = match file.filter(|_| args.resume) {
+        Some(file) => Destination::resume(file, &reader.hit().version)?,
+        None => Destination::open(file)?,
+    };
     if destination.is_terminal() {
         return Err(Failure::usage(
             "stdout is a terminal",

@@ -7,8 +7,12 @@ use std::{
 };
 
 use bytes::Bytes;
+use ring::digest::{Context, SHA256};
 
 use crate::exit::Failure;
+
+/// Bytes that are hashed in one go.
+const HASHED_BYTES: usize = 1 << 20;
 
 /// Where a value comes from.
 pub(crate) struct Source {
@@ -65,6 +69,24 @@ impl Source {
             .read_to_end(&mut chunk)
             .map_err(|error| cannot_read(&self.name, &error))?;
         Ok(chunk.into())
+    }
+
+    /// The SHA-256 of all of it. Blocks. Only a file can be read again.
+    pub(crate) fn sha256(mut self) -> Result<[u8; 32], Failure> {
+        if self.size_bytes.is_none() {
+            let what = format!("{} can be read only once", self.name);
+            return Err(Failure::usage(what, "leave --if-changed out"));
+        }
+        let mut hasher = Context::new(&SHA256);
+        loop {
+            let chunk = self.chunk(HASHED_BYTES)?;
+            if chunk.is_empty() {
+                break;
+            }
+            hasher.update(&chunk);
+        }
+        let digest = hasher.finish();
+        Ok(digest.as_ref().try_into().expect("a SHA-256 has 32 bytes"))
     }
 
     /// All of it, when that is at most `limit_bytes`. Blocks.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pannier_client::CHUNK_BYTES;
+use pannier_client::{CHUNK_BYTES, Content, Outcome};
 
 use crate::{
     exit::{Exit, Failure},
@@ -17,9 +17,9 @@ const AFTER_HELP: &str = "\
 Examples:
   pannier -n builds write image.tar ./image.tar --ttl 1day
   pannier -n builds write image.tar - --tag nightly
+  pannier -n builds write image.tar ./image.tar --if-changed
 
-Nothing becomes visible before all of it has arrived. Exit code 4: the condition does not hold, or
-the daemon does not serve streams yet.";
+Nothing becomes visible before all of it has arrived. Exit code 4: the condition does not hold.";
 
 /// Store a value of any size as a stream
 #[derive(Debug, clap::Args)]
@@ -29,20 +29,28 @@ pub(crate) struct Args {
     key: String,
     /// File that holds the value, `-` for stdin [default: stdin]
     file: Option<PathBuf>,
+    /// Look at the whole FILE first; what the daemon has already is not sent again
+    #[arg(long, requires = "file")]
+    if_changed: bool,
     #[command(flatten)]
     write: WriteFlags,
 }
 
 pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let sha256 = match args.if_changed {
+        true => Some(Source::open(args.file.as_deref())?.sha256()?),
+        false => None,
+    };
     let mut source = Source::open(args.file.as_deref())?;
     let size_bytes = source.size_bytes();
+    let content = Content { size_bytes, sha256 };
     let options = args.write.into_options();
     let mut writer = session
         .client
-        .write(session.namespace(), &args.key, options, size_bytes)
+        .write_content(session.namespace(), &args.key, options, content)
         .map_err(|error| session.failure(error))?;
     let bar = progress::bar(size_bytes);
-    loop {
+    while !writer.has_ended() {
         // Blocks this thread only; the connection is driven by others.
         let chunk = source.chunk(CHUNK_BYTES)?;
         if chunk.is_empty() {
@@ -60,6 +68,11 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
         .await
         .map_err(|error| session.failure(error))?;
     drop(bar);
+    let written = match written {
+        Outcome::Done(written) => written,
+        // Not without fail-open, which this program does not ask for.
+        Outcome::Skipped(error) => return Err(session.failure(error)),
+    };
     let (stored, size_bytes) = (&written.stored, written.size_bytes);
     if session.json {
         output::json(&StoredView::new(

@@ -161,10 +161,10 @@ fn kind_of(code: Code) -> Kind {
         Code::Unimplemented => Kind::Unimplemented,
         // A bug of the daemon.
         Code::Internal => Kind::Internal,
+        // A value that went away while it was read, or a stream that was silent for too long.
+        Code::Aborted => Kind::Unreachable,
         // Not in the contract: whoever answered is not, or not only, a pannierd.
-        Code::Ok | Code::Unknown | Code::NotFound | Code::Aborted | Code::DataLoss => {
-            Kind::Internal
-        }
+        Code::Ok | Code::Unknown | Code::NotFound | Code::DataLoss => Kind::Internal,
     }
 }
 
@@ -206,7 +206,7 @@ mod tests {
             (Code::PermissionDenied, Kind::Refused),
             (Code::ResourceExhausted, Kind::Overloaded),
             (Code::FailedPrecondition, Kind::Refused),
-            (Code::Aborted, Kind::Internal),
+            (Code::Aborted, Kind::Unreachable),
             (Code::OutOfRange, Kind::InvalidArgument),
             (Code::Unimplemented, Kind::Unimplemented),
             (Code::Internal, Kind::Internal),

@@ -2,7 +2,9 @@
 //! `fake`).
 //!
 //! It keeps the contract as far as a client can see it: limits, conditions, lifetimes, tags and
-//! streams. It has no shared tier and no patterns, and its lifetimes default to an hour.
+//! streams. Of digests it believes what it is told: content of which somebody knows the SHA-256
+//! is there if anything is. It has no shared tier and no patterns, and its lifetimes default to an
+//! hour.
 
 mod admin;
 mod cache;

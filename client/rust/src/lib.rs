@@ -58,7 +58,7 @@ pub use error::{Error, Kind, Result};
 pub use events::{Change, Event, Events};
 pub use invalidation::{Invalidated, Target};
 pub use lease::{ComputeError, Lease, LeaseOptions};
-pub use options::{PutOptions, ReadOptions};
+pub use options::{Content, PutOptions, ReadOptions};
 pub use outcome::Outcome;
 pub use provenance::{Provenance, TierTimes};
 pub use reader::Reader;

@@ -170,7 +170,7 @@ impl PutOptions {
         self,
         namespace: &str,
         key: &str,
-        size_bytes: Option<u64>,
+        content: Content,
     ) -> Result<proto::WriteHeader> {
         Ok(proto::WriteHeader {
             namespace: namespace.to_owned(),
@@ -180,10 +180,22 @@ impl PutOptions {
             metadata: self.metadata,
             content_type: self.content_type,
             tags: self.tags,
-            size_bytes,
-            sha256: Bytes::new(),
+            size_bytes: content.size_bytes,
+            sha256: content
+                .sha256
+                .map_or_else(Bytes::new, |sha256| Bytes::copy_from_slice(&sha256)),
         })
     }
+}
+
+/// What is known of a value before it is written as a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Content {
+    /// Its size: a stream of another size is refused.
+    pub size_bytes: Option<u64>,
+    /// Its SHA-256: a stream with another one is refused, and what the daemon has already under
+    /// this key is not sent again.
+    pub sha256: Option<[u8; 32]>,
 }
 
 #[cfg(test)]

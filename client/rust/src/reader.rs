@@ -24,7 +24,8 @@ pub struct Reader {
 
 impl Client {
     /// Begins to read a value of any size, `length` bytes from `offset` on (absent: to the end).
-    /// `None` is a miss. Each wait for the daemon is limited by the deadline, not the whole.
+    /// `None` is a miss, with fail-open also a daemon that is away. Each wait for the daemon is
+    /// limited by the deadline, not the whole.
     ///
     /// # Errors
     /// [`Kind::Unimplemented`](crate::Kind::Unimplemented) when the daemon does not serve streams;
@@ -45,12 +46,16 @@ impl Client {
             length,
         };
         // No `grpc-timeout`: it would limit the whole stream.
-        let mut stream = self.answer(self.cache.clone().read(request)).await?;
-        let header = match self
-            .next(&mut stream)
-            .await?
-            .and_then(|message| message.part)
-        {
+        let begun = async {
+            let mut stream = self.answer(self.cache.clone().read(request)).await?;
+            let first = self.next(&mut stream).await?;
+            Ok((stream, first.and_then(|message| message.part)))
+        };
+        let (stream, first) = match begun.await {
+            Ok(begun) => begun,
+            Err(error) => return self.pass_over(error).map(|_| None),
+        };
+        let header = match first {
             Some(Part::Header(header)) => header,
             Some(Part::Chunk(_)) | None => return Err(Error::malformed("no header")),
         };
@@ -103,7 +108,9 @@ impl Reader {
     ///
     /// # Errors
     /// [`Kind::Internal`](crate::Kind::Internal) when the daemon sends fewer or more bytes than its
-    /// header said: what arrived so far is then not the value.
+    /// header said, [`Kind::Unreachable`](crate::Kind::Unreachable) when part of the value went
+    /// away meanwhile or the daemon did: what arrived so far is then not the value. Fail-open does
+    /// not pass over it.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         let Some(message) = self.client.next(&mut self.stream).await? else {
             return match self.left_bytes {

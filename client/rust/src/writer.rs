@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tonic::{Response, Status, codegen::tokio_stream::wrappers::ReceiverStream};
 
 use crate::{
-    Client, Error, Kind, Provenance, PutOptions, Result, Stored, Version,
+    Client, Content, Error, Kind, Outcome, Provenance, PutOptions, Result, Stored, Version,
     proto::{self, write_request::Part},
     time,
 };
@@ -28,6 +28,8 @@ type Call = Pin<Box<dyn Future<Output = Result<Response<proto::WriteResponse>, S
 pub struct Writer {
     // Absent once the call has ended.
     call: Option<Call>,
+    // How it ended before the value did: the daemon had it already, or fail-open passes over it.
+    ended: Option<Outcome<Written>>,
     parts: mpsc::Sender<proto::WriteRequest>,
     client: Client,
 }
@@ -55,7 +57,27 @@ impl Client {
         options: PutOptions,
         size_bytes: Option<u64>,
     ) -> Result<Writer> {
-        let header = options.into_header(namespace, key, size_bytes)?;
+        let content = Content {
+            size_bytes,
+            sha256: None,
+        };
+        self.write_content(namespace, key, options, content)
+    }
+
+    /// As [`write`](Self::write), with all that is known of the value. With its SHA-256 the daemon
+    /// may answer before all has been sent, because it has the content already: the rest is then
+    /// not sent, which nobody needs to look out for.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub fn write_content(
+        &self,
+        namespace: &str,
+        key: &str,
+        options: PutOptions,
+        content: Content,
+    ) -> Result<Writer> {
+        let header = options.into_header(namespace, key, content)?;
         let (parts, queue) = mpsc::channel(QUEUE_CHUNKS);
         parts
             .try_send(proto::WriteRequest {
@@ -66,6 +88,7 @@ impl Client {
         let call = async move { cache.write(ReceiverStream::new(queue)).await };
         Ok(Writer {
             call: Some(Box::pin(call)),
+            ended: None,
             parts,
             client: self.clone(),
         })
@@ -80,40 +103,42 @@ impl Writer {
     /// When the daemon refuses the stream half-way: the reason it gives. The writer is of no use
     /// then.
     pub async fn chunk(&mut self, mut bytes: Bytes) -> Result<()> {
-        while !bytes.is_empty() {
+        while !bytes.is_empty() && self.ended.is_none() {
             let piece = bytes.split_to(bytes.len().min(CHUNK_BYTES));
             self.send(Part::Chunk(piece)).await?;
         }
         Ok(())
     }
 
-    /// Ends the value and waits until it is stored.
+    /// Whether the daemon has answered already, so that nothing more needs to be sent.
+    pub fn has_ended(&self) -> bool {
+        self.ended.is_some()
+    }
+
+    /// Ends the value and waits until it is stored. With fail-open a daemon that is away is
+    /// [`Outcome::Skipped`].
     ///
     /// # Errors
     /// As [`put`](Client::put), and [`Kind::Unimplemented`] when the daemon does not serve streams.
-    pub async fn finish(mut self) -> Result<Written> {
-        self.send(Part::Finish(proto::WriteFinish {
-            sha256: Bytes::new(),
-        }))
-        .await?;
+    pub async fn finish(mut self) -> Result<Outcome<Written>> {
+        if self.ended.is_none() {
+            let sha256 = Bytes::new();
+            self.send(Part::Finish(proto::WriteFinish { sha256 }))
+                .await?;
+        }
+        if let Some(ended) = self.ended {
+            return Ok(ended);
+        }
         let call = self.call.take().ok_or_else(ended)?;
         // The daemon waits for the end of the stream, which is when the last sender goes.
         drop(self.parts);
-        let response = self.client.answer(call).await?;
-        let expires: SystemTime = time::instant(response.expire_time, "no expire_time")?;
-        Ok(Written {
-            stored: Stored {
-                version: Version::from_proto(&response.version)?,
-                expires,
-                local: response.local_outcome(),
-                shared: response.shared_outcome(),
-                provenance: Provenance::from_proto(response.provenance),
-            },
-            size_bytes: response.size_bytes,
-        })
+        match self.client.answer(call).await {
+            Ok(response) => written(response).map(Outcome::Done),
+            Err(error) => self.client.pass_over(error).map(Outcome::Skipped),
+        }
     }
 
-    /// Queues one part, driving the call meanwhile. An answer before `finish` ends the stream.
+    /// Queues one part, driving the call meanwhile. An answer that comes early ends the stream.
     async fn send(&mut self, part: Part) -> Result<()> {
         let call = self.call.as_mut().ok_or_else(ended)?;
         let message = proto::WriteRequest { part: Some(part) };
@@ -132,14 +157,37 @@ impl Writer {
         let answer = match tokio::time::timeout(self.client.deadline, step).await {
             Ok(None) => return Ok(()),
             Ok(Some(answer)) => answer,
-            Err(_) => return Err(Error::deadline(address, self.client.deadline)),
+            Err(_) => {
+                self.call = None;
+                return self.end(Err(Error::deadline(address, self.client.deadline)));
+            }
         };
         self.call = None;
-        match answer {
-            Err(status) => Err(Error::from_status(status, address)),
-            Ok(_) => Err(Error::malformed("come before the value was finished")),
-        }
+        let answer = answer.map_err(|status| Error::from_status(status, address));
+        self.end(answer.and_then(|response| written(response.into_inner())))
     }
+
+    fn end(&mut self, how: Result<Written>) -> Result<()> {
+        self.ended = Some(match how {
+            Ok(written) => Outcome::Done(written),
+            Err(error) => Outcome::Skipped(self.client.pass_over(error)?),
+        });
+        Ok(())
+    }
+}
+
+fn written(response: proto::WriteResponse) -> Result<Written> {
+    let expires: SystemTime = time::instant(response.expire_time, "no expire_time")?;
+    Ok(Written {
+        stored: Stored {
+            version: Version::from_proto(&response.version)?,
+            expires,
+            local: response.local_outcome(),
+            shared: response.shared_outcome(),
+            provenance: Provenance::from_proto(response.provenance),
+        },
+        size_bytes: response.size_bytes,
+    })
 }
 
 /// The writer was used again after an error.
@@ -154,7 +202,7 @@ mod tests {
 
     use super::CHUNK_BYTES;
     use crate::{
-        Client, Kind, PutOptions, ReadOptions,
+        Client, Content, Kind, PutOptions, ReadOptions,
         fake::{Behaviour, FakeDaemon},
     };
 
@@ -173,7 +221,8 @@ mod tests {
                 .await
                 .expect("sent");
         }
-        assert_eq!(writer.finish().await.expect("stored").size_bytes, size);
+        let written = writer.finish().await.expect("an answer");
+        assert_eq!(written.done().expect("stored").size_bytes, size);
 
         let options = ReadOptions::default();
         let mut reader = client
@@ -237,5 +286,43 @@ mod tests {
             Ok(()) => writer.finish().await.expect_err("not served"),
         };
         assert_eq!(error.kind(), Kind::Unimplemented, "{error}");
+    }
+
+    #[tokio::test]
+    async fn content_that_is_there_is_answered_early_and_the_rest_is_not_sent() {
+        let daemon = FakeDaemon::start().await;
+        let client = Client::connect(daemon.address()).expect("a client");
+        let put = client.put("n", "k", "there", PutOptions::new());
+        put.await.expect("stored");
+        let content = Content {
+            size_bytes: None,
+            sha256: Some([7; 32]),
+        };
+        let writer = client.write_content("n", "k", PutOptions::new(), content);
+        let mut writer = writer.expect("a writer");
+        let piece = Bytes::from(vec![0; CHUNK_BYTES]);
+        while !writer.has_ended() {
+            writer.chunk(piece.clone()).await.expect("sent, or not");
+        }
+        writer.chunk(piece).await.expect("not sent");
+        let written = writer.finish().await.expect("an answer").done();
+        assert_eq!(written.expect("stored").size_bytes, 5);
+    }
+
+    #[tokio::test]
+    async fn with_fail_open_an_outage_is_a_miss_and_a_value_that_is_not_cached() {
+        let daemon = FakeDaemon::start().await;
+        let client = Client::builder().address(daemon.address()).fail_open(true);
+        let client = client.build().expect("a client");
+        daemon.behave(Behaviour::Fail(Code::Unavailable));
+        let options = ReadOptions::default();
+        let read = client.read("n", "k", &options, 0, None).await;
+        assert!(read.expect("passed over").is_none());
+        let writer = client.write("n", "k", PutOptions::new(), None);
+        let mut writer = writer.expect("a writer");
+        let big = Bytes::from(vec![0; 64 * CHUNK_BYTES]);
+        writer.chunk(big).await.expect("passed over");
+        let skipped = writer.finish().await.expect("passed over").done();
+        assert!(skipped.is_none());
     }
 }

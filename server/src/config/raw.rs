@@ -58,6 +58,7 @@ pub(super) struct Server {
     pub(super) max_http_connections: Option<usize>,
     pub(super) max_in_flight: Option<usize>,
     pub(super) max_watchers: Option<usize>,
+    pub(super) max_transfers: Option<usize>,
     pub(super) drain_timeout: Option<Span>,
     pub(super) known_namespaces_only: Option<bool>,
 }
@@ -149,6 +150,7 @@ pub(super) struct Policy {
     pub(super) ttl_jitter: Option<f64>,
     pub(super) max_stale: Option<Span>,
     pub(super) max_value_size: Option<Size>,
+    pub(super) max_stream_size: Option<Size>,
     pub(super) tiers: Option<Vec<TierName>>,
     pub(super) compression: Option<Compression>,
     pub(super) immutable: Option<bool>,

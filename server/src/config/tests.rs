@@ -110,7 +110,7 @@ type Case = (
 
 #[test]
 fn faults_name_place_and_expectation() {
-    let table: [Case; 14] = [
+    let table: [Case; 15] = [
         (
             "[sever]",
             &[],
@@ -164,6 +164,12 @@ fn faults_name_place_and_expectation() {
             &[],
             &[],
             &["namespaces.a.tiers", "\"local\""],
+        ),
+        (
+            "[defaults]\nmax_stream_size = \"4GiB\"",
+            &[],
+            &[],
+            &["max_stream_size", "4095MiB"],
         ),
         (
             "[defaults]\nmax_value_size = \"8MiB\"",
@@ -444,7 +450,7 @@ fn faults_of_the_shared_tier_name_place_and_expectation() {
         ),
         (
             "[namespaces.a]\nshared_value_max = \"0B\"",
-            &["a.shared_value_max", "512MiB"],
+            &["a.shared_value_max", "4095MiB"],
         ),
         (
             "[namespaces.a]\non_shared_down = \"fail\"",

@@ -138,6 +138,7 @@ fn server(raw: raw::Server, sources: &Sources<'_>) -> Result<ServerConfig> {
         )?,
         max_in_flight: count("server.max_in_flight", raw.max_in_flight, 4096, 1 << 20)?,
         max_watchers: count("server.max_watchers", raw.max_watchers, 256, 1 << 16)?,
+        max_transfers: count("server.max_transfers", raw.max_transfers, 32, 1 << 12)?,
         drain_timeout: raw.drain_timeout.unwrap_or(Span(Duration::from_secs(10))),
         known_namespaces_only: raw.known_namespaces_only.unwrap_or(false),
     })

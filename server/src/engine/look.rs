@@ -7,7 +7,8 @@ use futures_util::future::join_all;
 
 use super::{
     Engine, ReadOptions, Source,
-    shared::{Looked, Question, Shared, Worth, shared_is_away},
+    looked::Looked,
+    shared::{Question, Shared, Worth, shared_is_away},
 };
 use crate::{
     clock::Timestamp,

@@ -231,6 +231,10 @@ impl Outage {
             // Evicted, expired or invalidated meanwhile.
             return Ok(());
         };
+        if found.record.head().is_in_chunks() {
+            // Put in place of another while Redis was away; its chunks stay here.
+            return Ok(());
+        }
         let lifetime = found.expires.since(self.clock.now());
         let stored = tier
             .put(&name, &found.record, lifetime, Condition::AbsentOrSame)

@@ -2,16 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::{
     BATCH_TURN, Engine, Lease, LeaseRequest, Provenance, Source, available, check_batch,
-    look::{Known, Reading, Share},
-    shared::{Looked, Question, Shared},
+    look::{Known, Share},
+    looked::Looked,
+    shared::{Question, Shared},
 };
 use crate::{
     clock::Timestamp,
-    config::TierName,
+    config::{TierName, UNARY_VALUE_BYTES_MAX},
     entry::Entry,
     error::{Error, Kind, Result},
     key::{EntryName, Key},
@@ -44,7 +46,7 @@ impl ReadOptions {
         Ok(())
     }
 
-    fn check(self, namespace: &Namespace, shared: Option<&Shared>) -> Result<()> {
+    pub(super) fn check(self, namespace: &Namespace, shared: Option<&Shared>) -> Result<()> {
         if self.local_only && self.require_shared {
             return Err(Error::invalid(
                 "options: local_only and require_shared exclude each other",
@@ -140,26 +142,17 @@ impl Engine {
         steps: &Steps,
     ) -> Result<Answer> {
         let key = Key::new(key)?;
-        let name = EntryName::new(&namespace.name, &key);
-        options.check(namespace, self.shared_for(namespace))?;
         let begun = Instant::now();
-        let read = Reading {
-            namespace,
-            key: &key,
-            name: &name,
-            options,
-            tags,
-            steps,
-        };
-        let (mut looked, mut lease) = (self.look_once(&read).await?, None);
-        if let Some(request) = options.lease {
-            // In boxes: they are large, and most reads never come here.
-            if looked.found.is_none() {
-                (looked, lease) = Box::pin(self.take_part(&read, request)).await?;
-            } else if request.early_refresh.is_some() {
-                lease = Box::pin(self.refresh(&read, &looked, request)).await;
+        let how = (options, tags, steps);
+        let (looked, lease) = self.look_or_elect(namespace, &key, how).await?;
+        let looked = match looked.is_in_chunks() {
+            true => {
+                let mut room = UNARY_VALUE_BYTES_MAX;
+                let whole = self.assemble(namespace, &key, looked, options, &mut room);
+                Box::pin(whole).await?
             }
-        }
+            false => looked,
+        };
         Ok(Answer {
             lease,
             ..self.answer(namespace, looked, begun.elapsed())
@@ -197,9 +190,11 @@ impl Engine {
         Self::counted(&namespace, checked)?;
         let mut answers = Vec::with_capacity(keys.len());
         let mut keys = keys.into_iter().peekable();
+        let mut room = UNARY_VALUE_BYTES_MAX;
         while keys.peek().is_some() {
             let turn = keys.by_ref().take(BATCH_TURN).map(Key::new).collect();
-            self.get_turn(&namespace, turn, (options, steps), &mut answers)
+            let wish = (options, steps);
+            self.get_turn(&namespace, turn, wish, (&mut answers, &mut room))
                 .await;
             tokio::task::yield_now().await;
         }
@@ -211,7 +206,7 @@ impl Engine {
         namespace: &Namespace,
         keys: Vec<Result<Key>>,
         (options, steps): (ReadOptions, &Steps),
-        answers: &mut Vec<Result<Answer>>,
+        (answers, room): (&mut Vec<Result<Answer>>, &mut u64),
     ) {
         let begun = Instant::now();
         let valid = keys.iter().flatten();
@@ -245,10 +240,16 @@ impl Engine {
         let lookup = begun.elapsed();
         let mut looked = looked.into_iter();
         for key in keys {
-            let answer = key.and_then(|_| {
-                let looked = looked.next().unwrap_or_else(|| Ok(Looked::nothing()))?;
-                Ok(self.answer(namespace, looked, lookup))
-            });
+            let looked = match key {
+                Ok(key) => match looked.next().unwrap_or_else(|| Ok(Looked::nothing())) {
+                    Ok(looked) if looked.is_in_chunks() => {
+                        Box::pin(self.assemble(namespace, &key, looked, options, room)).await
+                    }
+                    looked => looked,
+                },
+                Err(error) => Err(error),
+            };
+            let answer = looked.map(|looked| self.answer(namespace, looked, lookup));
             answers.push(Self::counted(namespace, answer));
         }
     }
@@ -345,8 +346,10 @@ impl Engine {
         })
     }
 
-    fn answer(&self, namespace: &Namespace, looked: Looked, lookup: Duration) -> Answer {
-        let hit = looked.found.and_then(|found| hit(namespace, &found));
+    pub(super) fn answer(&self, namespace: &Namespace, looked: Looked, lookup: Duration) -> Answer {
+        let hit = looked
+            .found
+            .and_then(|found| hit(namespace, &found, looked.value));
         let counters = &namespace.counters;
         match (&hit, looked.source) {
             (Some(_), Source::Shared) => counters.hits_shared.one(),
@@ -372,9 +375,15 @@ impl Engine {
     }
 }
 
-fn hit(namespace: &Namespace, found: &Found) -> Option<Hit> {
-    let head = found.record.head();
-    let hit = found.record.entry().map(|entry| {
+fn hit(namespace: &Namespace, found: &Found, value: Option<Bytes>) -> Option<Hit> {
+    let (record, head) = (&found.record, found.record.head());
+    let entry = match value {
+        Some(value) => record
+            .attributes()
+            .map(|attributes| Entry { value, attributes }),
+        None => record.entry(),
+    };
+    let hit = entry.map(|entry| {
         let (stamp, created) = (head.stamp, head.created);
         Some(Hit {
             entry,

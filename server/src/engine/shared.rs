@@ -13,6 +13,7 @@ use futures_util::future::try_join_all;
 use super::{
     GiveBack, Source,
     flight::{Fetched, Flights},
+    sweep::Sweeps,
     write::ended,
 };
 use crate::{
@@ -41,6 +42,7 @@ pub struct Shared {
     pub(super) coherence: Arc<Coherence>,
     pub(super) journal: Journal,
     pub(super) flights: Flights,
+    pub(super) sweeps: Sweeps,
     pub(super) give_back: GiveBack,
     stamper: Arc<Stamper>,
     /// How long ago what was served as stale was right for sure.
@@ -54,35 +56,6 @@ pub(super) enum Worth {
     Fresh(Timestamp),
     /// Perhaps.
     Unverified,
-}
-
-/// What was found for a key, and where.
-#[derive(Debug)]
-pub(super) struct Looked {
-    pub(super) found: Option<Found>,
-    pub(super) source: Source,
-    pub(super) stale: bool,
-    /// Time spent on the shared tier; `None` when it was not asked.
-    pub(super) shared: Option<Duration>,
-}
-
-impl Looked {
-    pub(super) fn nothing() -> Self {
-        Self {
-            found: None,
-            source: Source::None,
-            stale: false,
-            shared: None,
-        }
-    }
-
-    pub(super) fn local(found: Found) -> Self {
-        Self {
-            found: Some(found),
-            source: Source::Local,
-            ..Self::nothing()
-        }
-    }
 }
 
 /// One question about one key of a namespace that is shared.
@@ -105,6 +78,7 @@ impl Shared {
         config: SharedConfig,
         coherence: Arc<Coherence>,
         journal: Journal,
+        sweeps: Sweeps,
         give_back: GiveBack,
         stamper: Arc<Stamper>,
     ) -> Self {
@@ -113,6 +87,7 @@ impl Shared {
             coherence,
             journal,
             flights: Flights::default(),
+            sweeps,
             give_back,
             stamper,
             staleness: Histogram::default(),

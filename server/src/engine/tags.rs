@@ -23,7 +23,9 @@ use std::time::Instant;
 use bytes::Bytes;
 use futures_util::future::try_join_all;
 
-use super::{Engine, ReadOptions, Source, WriteMode, available, shared::Looked, write::Put};
+use super::{
+    Engine, ReadOptions, Source, WriteMode, available, looked::Looked, placed::Placed, write::Put,
+};
 use crate::{
     clock::Timestamp,
     config::TierName,
@@ -135,9 +137,10 @@ impl Engine {
             condition,
             lease: None,
             mode: WriteMode::Through,
+            placed: Placed::Inside { too_large: false },
             steps: &Steps::default(),
         };
-        match self.store(&put, &entry).await {
+        match self.store(&put).await {
             Ok(_) => Ok(Some(stamp)),
             Err(error) if matches!(error.kind(), Kind::Exists | Kind::Precondition) => Ok(None),
             Err(error) => Err(error),

@@ -10,7 +10,6 @@ use super::{
 use crate::{
     coherence::Link,
     config::TierName,
-    entry::Entry,
     error::{Error, Kind, Result},
     journal::Deferred,
     record::{Content, Record},
@@ -38,24 +37,18 @@ enum NotPut {
 
 impl Engine {
     /// Both tiers: Redis decides the condition while it can be reached.
-    pub(super) async fn put_through(
-        &self,
-        shared: &Shared,
-        put: &Put<'_>,
-        entry: &Entry,
-    ) -> Result<Done> {
+    pub(super) async fn put_through(&self, shared: &Shared, put: &Put<'_>) -> Result<Done> {
         let policy = &put.namespace.policy;
         let name = shared.name(put.namespace, put.key);
         if policy.immutable {
             self.check_known(shared, put, &name).await?;
         }
-        let limit = policy.shared_value_max.filter(|_| !policy.raw);
-        let too_large = limit.is_some_and(|limit| entry.value.len() as u64 > limit.0);
+        let too_large = put.placed.is_not_in_redis();
         if too_large && policy.immutable {
             return self.put_here_only(shared, put, &name).await;
         }
-        // Too large for Redis: there it is noted under its stamp, so that others drop what they
-        // have and this daemon can verify its copy.
+        // Too large for Redis, or its chunks are not there: in Redis it is noted under its stamp,
+        // so that others drop what they have and this daemon can verify its copy.
         let sent = match too_large {
             true => put.record.without_value(),
             false => put.record.clone(),
@@ -116,7 +109,7 @@ impl Engine {
         let found = self.find_locally(put.namespace, &put.name, put.steps).await;
         let counts = |it: &Found| shared.coherence.is_unwished(it.mark, name.as_bytes());
         match found.filter(counts) {
-            Some(found) if found.record.entry()? != put.record.entry()? => {
+            Some(found) if !found.record.says_the_same(&put.record)? => {
                 Err(put.refusal(put.condition))
             }
             _ => Ok(()),
@@ -259,6 +252,14 @@ impl Engine {
         let bound = self.bound_of(shared, put)?;
         shared.coherence.changed(name.as_bytes());
         let policy = &put.namespace.policy;
+        if put.placed.is_not_local() {
+            // Its chunks are in Redis alone, which has gone: nothing becomes visible.
+            return Err(Error::new(Kind::Unavailable, NO_TIER));
+        }
+        if put.placed.is_in_chunks() && policy.immutable {
+            // Not published at Redis's return: that would take as long as its chunks do.
+            return self.put_locally(put, shared.mark(policy)).await.map(Some);
+        }
         let mark = match policy.immutable {
             true => shared.mark(policy),
             false => own_write(shared),

@@ -1,14 +1,18 @@
 //! Writing: put, put many. Through both tiers; what Redis cannot take now is deferred.
 
+mod checks;
+
 use std::time::{Duration, Instant};
 
+pub(super) use self::checks::{check, condition};
+use self::checks::{check_value, lifetime};
 use super::{
     Engine, Outcome, Provenance, ReadOptions, Source, Token, check_batch, check_tags_of_lease,
-    check_token, lease_has_ended,
+    lease_has_ended, placed::Placed,
 };
 use crate::{
     clock::Timestamp,
-    config::{Policy, TierName},
+    config::TierName,
     entry::Entry,
     error::{Error, Kind, Result},
     key::{EntryName, Key},
@@ -18,9 +22,6 @@ use crate::{
     steps::{Ended, Steps, What},
     tier::{Condition, Mark, Stored},
 };
-
-/// Shortest lifetime that can be asked for.
-const TTL_MIN: Duration = Duration::from_millis(1);
 
 /// Which tiers must have accepted before the reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -72,6 +73,8 @@ pub(super) struct Put<'a> {
     pub(super) condition: Condition,
     pub(super) lease: Option<Token>,
     pub(super) mode: WriteMode,
+    /// Where its value is to be found.
+    pub(super) placed: Placed,
     pub(super) steps: &'a Steps,
 }
 
@@ -153,7 +156,7 @@ impl Engine {
         Self::counted_write(&namespace, checked)
     }
 
-    fn counted_write<T>(namespace: &Namespace, result: Result<T>) -> Result<T> {
+    pub(super) fn counted_write<T>(namespace: &Namespace, result: Result<T>) -> Result<T> {
         match &result {
             // Not an error of anybody: the caller asked to be refused.
             Err(error) if matches!(error.kind(), Kind::Exists | Kind::Precondition) => {
@@ -172,16 +175,27 @@ impl Engine {
         (options, steps): (PutOptions, &Steps),
     ) -> Result<Written> {
         let key = Key::new(key)?;
-        let policy = &namespace.policy;
-        check(policy, &entry, &options)?;
+        check_value(&namespace.policy, &entry)?;
+        check(&namespace.policy, &entry.attributes, &options)?;
         self.check_mode(namespace, options.mode)?;
+        self.put_entry(namespace, &key, &entry, (options, steps))
+            .await
+    }
+
+    /// Puts an entry that has been checked.
+    pub(super) async fn put_entry(
+        &self,
+        namespace: &Namespace,
+        key: &Key,
+        entry: &Entry,
+        (options, steps): (PutOptions, &Steps),
+    ) -> Result<Written> {
+        let policy = &namespace.policy;
         let begun = Instant::now();
-        let created = self.now();
+        let (created, expires) = self.times(namespace, options.ttl);
         if options.lease.is_some_and(|token| token.is_over(created)) {
             return Err(lease_has_ended());
         }
-        let lifetime = lifetime(policy, options.ttl);
-        let expires = created.after(lifetime);
         let tags = self.generations(namespace, entry.attributes.tags(), expires);
         let tags = tags.await?;
         if let Some(token) = options.lease {
@@ -189,29 +203,46 @@ impl Engine {
         }
         let stamp = self.stamper.next();
         let times = (created, expires);
+        let limit = policy.shared_value_max.filter(|_| !policy.raw);
         let put = Put {
-            name: EntryName::new(&namespace.name, &key),
+            name: EntryName::new(&namespace.name, key),
             namespace,
-            key: &key,
-            record: Record::encode_tagged(&entry, &tags, stamp, times, policy.compression)?,
+            key,
+            record: Record::encode_tagged(entry, &tags, stamp, times, policy.compression)?,
             expires,
-            condition: match (options.lease, options.condition) {
-                (Some(token), _) => token.condition(),
-                (None, Condition::Always) if policy.immutable => Condition::AbsentOrSame,
-                (None, condition) => condition,
-            },
+            condition: condition(policy, &options),
             lease: options.lease,
             mode: options.mode,
+            placed: Placed::Inside {
+                too_large: limit.is_some_and(|limit| entry.value.len() as u64 > limit.0),
+            },
             steps,
         };
-        if matches!(put.condition, Condition::Version(_)) && !self.is_there(&put).await? {
+        self.publish(&put, begun).await
+    }
+
+    /// When an entry that is put now is put, and when it ends.
+    pub(super) fn times(
+        &self,
+        namespace: &Namespace,
+        ttl: Option<Duration>,
+    ) -> (Timestamp, Timestamp) {
+        let created = self.now();
+        (created, created.after(lifetime(&namespace.policy, ttl)))
+    }
+
+    /// Writes the record of a put to the tiers: with that, it is visible.
+    pub(super) async fn publish(&self, put: &Put<'_>, begun: Instant) -> Result<Written> {
+        let namespace = put.namespace;
+        if matches!(put.condition, Condition::Version(_)) && !self.is_there(put).await? {
             return Err(put.refusal(put.condition));
         }
-        let mut done = self.store(&put, &entry).await;
-        if self.is_in_the_way(&put, &done).await? {
-            done = self.store(&put, &entry).await;
+        let mut done = self.store(put).await;
+        if self.is_in_the_way(put, &done).await? {
+            done = self.store(put).await;
         }
-        let done = done?;
+        let mut done = done?;
+        (done.local, done.shared) = put.placed.outcomes(done.local, done.shared);
         if !namespace.uses_local() {
             self.local.changes().changed(&put.name);
         }
@@ -236,10 +267,10 @@ impl Engine {
     }
 
     /// To the tiers it is for.
-    pub(super) async fn store(&self, put: &Put<'_>, entry: &Entry) -> Result<Done> {
+    pub(super) async fn store(&self, put: &Put<'_>) -> Result<Done> {
         match self.shared_for(put.namespace) {
             Some(shared) if put.mode != WriteMode::Local => {
-                Box::pin(self.put_through(shared, put, entry)).await
+                Box::pin(self.put_through(shared, put)).await
             }
             Some(shared) => {
                 let name = shared.name(put.namespace, put.key);
@@ -312,7 +343,7 @@ impl Engine {
         Ok(done)
     }
 
-    fn check_mode(&self, namespace: &Namespace, mode: WriteMode) -> Result<()> {
+    pub(super) fn check_mode(&self, namespace: &Namespace, mode: WriteMode) -> Result<()> {
         let refused = match mode {
             WriteMode::Through => return Ok(()),
             WriteMode::Local if namespace.uses_local() => return Ok(()),
@@ -327,49 +358,6 @@ impl Engine {
         };
         Err(Error::new(Kind::Precondition, refused))
     }
-}
-
-fn check(policy: &Policy, entry: &Entry, options: &PutOptions) -> Result<()> {
-    let limit = policy.max_value_size.0;
-    if entry.value.len() as u64 > limit {
-        return Err(Error::invalid(format!(
-            "value: {} bytes, the namespace's max_value_size is {limit}; larger values go through \
-             Write",
-            entry.value.len()
-        )));
-    }
-    if options.ttl.is_some_and(|ttl| ttl < TTL_MIN) {
-        return Err(Error::invalid("ttl: must be at least 1ms"));
-    }
-    check_token(policy, options)?;
-    let versioned = matches!(options.condition, Condition::Version(_));
-    if policy.immutable && versioned {
-        return Err(Error::invalid(
-            "options.if_version: the namespace is immutable, its entries have one version",
-        ));
-    }
-    if policy.raw && versioned {
-        return Err(Error::invalid(
-            "options.if_version: the namespace is raw, its entries have no versions",
-        ));
-    }
-    if policy.raw && !entry.attributes.is_empty() {
-        return Err(Error::invalid(
-            "metadata, content_type, tags: the namespace is raw, it keeps values only",
-        ));
-    }
-    Ok(())
-}
-
-/// Lifetime of a put: what was asked for or the default, at most the maximum, less the jitter.
-fn lifetime(policy: &Policy, wish: Option<Duration>) -> Duration {
-    let lifetime = policy.lifetime(wish);
-    if policy.ttl_jitter == 0.0 {
-        return lifetime;
-    }
-    lifetime
-        .mul_f64(1.0 - policy.ttl_jitter * fastrand::f64())
-        .max(TTL_MIN)
 }
 
 fn refusal(condition: Condition) -> Error {

@@ -10,6 +10,7 @@ mod encode;
 mod health;
 mod status;
 mod traced;
+mod transfer;
 mod watch;
 
 use std::{io, sync::Arc, time::Duration};
@@ -24,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
-use self::{admin::Admin, cache::Cache};
+use self::{admin::Admin, cache::Cache, transfer::Transfers};
 use super::listen::Connection;
 use crate::{
     error::{Error, Kind, Result},
@@ -56,6 +57,7 @@ pub(crate) struct Services {
     observer: Arc<Observer>,
     health: HealthReporter,
     requests: Requests,
+    transfers: Transfers,
 }
 
 impl Services {
@@ -69,10 +71,12 @@ impl Services {
             door: Arc::clone(observer.door()),
             max: max_in_flight,
         };
+        let transfers = Transfers::new(observer.engine().config().server.max_transfers);
         Self {
             observer,
             health,
             requests,
+            transfers,
         }
     }
 
@@ -82,7 +86,8 @@ impl Services {
         connections: impl Stream<Item = io::Result<Connection>>,
         stop: CancellationToken,
     ) -> Result<(), tonic::transport::Error> {
-        let cache = Cache::new(Arc::clone(&self.observer), self.requests, stop.clone());
+        let observer = Arc::clone(&self.observer);
+        let cache = Cache::new(observer, self.requests, self.transfers, stop.clone());
         let cache = CacheServiceServer::new(cache)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -142,11 +147,23 @@ struct Requests {
 /// One request in flight; ends when dropped, whether answered or cancelled.
 struct InFlight<'a>(&'a Door);
 
+/// As [`InFlight`], for a stream that goes on after its call has returned.
+struct OwnedInFlight(Arc<Door>);
+
 impl Requests {
     fn admit(&self) -> Result<InFlight<'_>> {
         let request = InFlight(&self.door);
-        if self.door.in_flight.one() < self.max {
-            return Ok(request);
+        self.check(self.door.in_flight.one()).map(|()| request)
+    }
+
+    fn admit_stream(&self) -> Result<OwnedInFlight> {
+        let request = OwnedInFlight(Arc::clone(&self.door));
+        self.check(self.door.in_flight.one()).map(|()| request)
+    }
+
+    fn check(&self, before: usize) -> Result<()> {
+        if before < self.max {
+            return Ok(());
         }
         self.door.overloaded.one();
         let text = format!(
@@ -158,6 +175,12 @@ impl Requests {
 }
 
 impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.in_flight.one_less();
+    }
+}
+
+impl Drop for OwnedInFlight {
     fn drop(&mut self) {
         self.0.in_flight.one_less();
     }

@@ -50,17 +50,23 @@ pub enum Method {
     GetMany,
     /// Entries are put.
     PutMany,
+    /// A value is read in chunks; a call until its first chunk is there.
+    Read,
+    /// A value is put in chunks.
+    Write,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::Get,
         Self::Put,
         Self::Exists,
         Self::Invalidate,
         Self::GetMany,
         Self::PutMany,
+        Self::Read,
+        Self::Write,
     ];
 
     /// Its name.
@@ -77,6 +83,8 @@ impl Method {
             Self::Invalidate => "pannier.v1.CacheService/Invalidate",
             Self::GetMany => "pannier.v1.CacheService/GetMany",
             Self::PutMany => "pannier.v1.CacheService/PutMany",
+            Self::Read => "pannier.v1.CacheService/Read",
+            Self::Write => "pannier.v1.CacheService/Write",
         }
     }
 }

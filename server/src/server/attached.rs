@@ -10,7 +10,7 @@ use crate::{
     clock::Clock,
     coherence::{Coherence, Standing, Supervisor, supervise},
     config::Config,
-    engine::{Outage, Shared, give_back},
+    engine::{Outage, Shared, Sweeps, give_back},
     error::Result,
     frontdoor::grpc::SHARED_PART,
     journal::Journal,
@@ -68,10 +68,21 @@ impl Attached {
             replay: outage.traced_by(tracer),
             daemon_id: journal.daemon_id(),
         };
+        let (tell, dropped) = Sweeps::dropped();
+        local.tell_of_dropped(tell);
+        let (sweeps, sweep) = Sweeps::new(Arc::clone(config), Arc::clone(&coherence), dropped);
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(supervise(supervisor, stop.clone()));
         tasks.spawn(remove_wished);
+        let stopped = stop.clone();
+        tasks.spawn(async move {
+            // The engine outlives it.
+            tokio::select! {
+                () = sweep => {}
+                () = stopped.cancelled() => {}
+            }
+        });
         let (give_back, giving) = give_back(Arc::clone(&coherence), stop.clone());
         tasks.spawn(giving);
         let standing = coherence.follow();
@@ -79,6 +90,7 @@ impl Attached {
             config.shared.clone(),
             coherence,
             journal.clone(),
+            sweeps,
             give_back,
             Arc::clone(stamper),
         );

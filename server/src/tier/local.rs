@@ -18,6 +18,7 @@ mod budget;
 mod envelope;
 mod health;
 mod hot;
+mod large;
 mod maintenance;
 mod owner;
 mod read;
@@ -44,15 +45,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-pub use self::scan::Selection;
 use self::{
     budget::Sizes,
     health::Health,
     hot::Hot,
+    large::Large,
     owner::{Left, Owner},
     refresh::Refresh,
     store::{INLINE_BYTES_MAX, Store},
     sweep::Swept,
+};
+pub use self::{
+    large::{Dropped, LargeFile, LargeWriter, Pinned},
+    scan::Selection,
 };
 use super::{Condition, Found, Mark, Tier};
 use crate::{
@@ -130,6 +135,7 @@ struct Inner {
     scans: Arc<Semaphore>,
     health: Health,
     hot: Hot,
+    large: Large,
     /// Told of every put and removal once it is in the store; not of copies and of damage.
     changes: Changes,
     /// Bytes taken in since the store was made: the age of a record is how far this has moved on.
@@ -165,6 +171,7 @@ impl LocalTier {
             data_dir: config.data_dir.clone(),
             listen: listen.to_owned(),
             hot: Hot::new(sizes.hot, INLINE_BYTES_MAX),
+            large: Large::new(&store_dir(&config.data_dir), sizes.data_files),
             sizes,
             longest_lifetime,
             changes: Changes::new(clock.clone()),

@@ -19,6 +19,7 @@
 
 mod asking;
 mod call;
+mod chunks;
 mod connection;
 mod inspect;
 mod lease;
@@ -49,8 +50,9 @@ use xxhash_rust::xxh3::xxh3_128;
 use self::{
     asking::Asking,
     call::{Call, bytes_of, count_of},
+    chunks::Bulk,
     connection::{Connection, Metering},
-    scripts::{PUT_VERSION, REMOVE_SAME},
+    scripts::PUT_VERSION,
     settings::Settings,
     trouble::unexpected,
 };
@@ -66,6 +68,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::SharedConfig,
     entry::{Attributes, Entry},
+    error::Error,
     record::{Beginning, Compression, Content, Record},
     stamp::Stamp,
 };
@@ -82,10 +85,12 @@ const DAMAGED_HEAD_BYTES: usize = 64;
 /// Result of everything here.
 type Result<T> = std::result::Result<T, SharedError>;
 
-/// Records in Redis. Cheap to clone; all clones are one connection.
+/// Records in Redis. Cheap to clone; all clones are one connection, and one for large values.
 #[derive(Clone)]
 pub struct SharedTier {
     connection: Arc<Connection>,
+    /// For chunks of large values.
+    bulk: Arc<Bulk>,
     clock: Clock,
     corrupt: Arc<AtomicU64>,
     /// Scans that may run.
@@ -119,9 +124,11 @@ impl SharedTier {
         client_name: &str,
     ) -> Result<Self> {
         let asking = Asking::new(config, tls.clone(), client_name);
+        let bulk = Bulk::new(at, config, tls.clone(), client_name);
         let settings = Settings::new(at, config, tls);
         Ok(Self {
             connection: Arc::new(Connection::open(settings, asking, client_name).await?),
+            bulk: Arc::new(bulk),
             clock,
             corrupt: Arc::default(),
             turns: Arc::new(Semaphore::new(SCANS_MAX)),
@@ -265,9 +272,10 @@ impl SharedTier {
                 // It has ended, or was damaged and is gone: there is room now.
                 continue;
             };
-            let (there, own) = (entry_of(&found.record)?, entry_of(record)?);
-            let same =
-                there.value == own.value && (name.is_raw() || there.attributes == own.attributes);
+            let same = match name.is_raw() {
+                true => entry_of(&found.record)?.value == entry_of(record)?.value,
+                false => found.record.says_the_same(record).map_err(undecoded)?,
+            };
             return Ok(match same {
                 true => Stored::Kept {
                     head: *found.record.head(),
@@ -323,26 +331,19 @@ impl SharedTier {
     pub fn give_up(&self, reason: &str) {
         self.connection
             .lose(SharedError::new(Trouble::Lost, reason));
+        self.bulk.give_up(reason);
     }
 
     /// Ends the connection of all clones; never hangs. What is in flight fails as
     /// [`Trouble::Lost`], what was not sent is not sent.
     pub async fn close(self) {
         self.connection.close().await;
+        self.bulk.close().await;
     }
 
     async fn two(&self, calls: Vec<Call>) -> Result<[Result<Value>; 2]> {
         let replies = self.connection.calls(calls, Metering::Counted).await?;
         replies.try_into().map_err(|_| unexpected("a pipeline"))
-    }
-
-    /// Removes a damaged record unless another has taken its place. It is a miss either way.
-    async fn remove_damaged(&self, name: &SharedName, value: &Bytes) {
-        self.corrupt.fetch_add(1, Ordering::Relaxed);
-        let head = &value[..value.len().min(DAMAGED_HEAD_BYTES)];
-        let args = [Bytes::copy_from_slice(head), value.len().to_string().into()];
-        // Whoever reads it next tries again.
-        let _ = self.run(&REMOVE_SAME, name.as_bytes(), &args).await;
     }
 }
 
@@ -382,8 +383,11 @@ fn raw(value: Bytes, sent: Timestamp, expires: Timestamp) -> Result<Found> {
 }
 
 fn entry_of(record: &Record) -> Result<Entry> {
-    let fault = |_| SharedError::new(Trouble::Unexpected, "a record does not decode");
-    record.entry().map_err(fault)
+    record.entry().map_err(undecoded)
+}
+
+fn undecoded(_: Error) -> SharedError {
+    SharedError::new(Trouble::Unexpected, "a record does not decode")
 }
 
 #[cfg(test)]

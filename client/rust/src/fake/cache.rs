@@ -226,8 +226,13 @@ impl CacheService for State {
         let Some(Part::Header(header)) = first else {
             return Err(Status::invalid_argument("header: must come first"));
         };
-        let mut value = BytesMut::new();
-        loop {
+        let there = match header.sha256.is_empty() {
+            true => None,
+            false => self.look_up(&header.namespace, &header.key)?,
+        };
+        let mut value =
+            BytesMut::from(&*there.as_ref().map_or(Bytes::new(), |it| it.value.clone()));
+        while there.is_none() {
             match stream.message().await?.and_then(|message| message.part) {
                 Some(Part::Chunk(chunk)) => value.extend_from_slice(&chunk),
                 Some(Part::Finish(_)) => break,
@@ -235,7 +240,7 @@ impl CacheService for State {
             }
         }
         let size_bytes = value.len() as u64;
-        if header.size_bytes.is_some_and(|size| size != size_bytes) {
+        if there.is_none() && header.size_bytes.is_some_and(|size| size != size_bytes) {
             return Err(Status::invalid_argument(
                 "size_bytes: the stream has another size",
             ));

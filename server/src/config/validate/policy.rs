@@ -5,14 +5,12 @@ use std::time::Duration;
 use super::{Result, fault, shared::check_prefix};
 use crate::{
     config::{OnSharedDown, Policy, Size, Span, TierName, UNARY_VALUE_BYTES_MAX, raw},
-    record::Compression,
+    record::{Compression, LARGE_VALUE_BYTES_MAX},
 };
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// Longest lifetime that can be configured: ten years.
 const MAX_TTL_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-/// What Redis takes in one string.
-const SHARED_VALUE_BYTES_MAX: u64 = 512 << 20;
 
 /// A policy from what was written over `base`, which is the built-in one when absent.
 pub(super) fn policy(
@@ -27,6 +25,7 @@ pub(super) fn policy(
         ttl_jitter: 0.0,
         max_stale: Span(Duration::from_secs(60)),
         max_value_size: Size(3 << 20),
+        max_stream_size: Size(1 << 30),
         tiers: vec![TierName::Local, TierName::Shared],
         compression: Default::default(),
         immutable: false,
@@ -52,6 +51,7 @@ pub(super) fn policy(
         ttl_jitter: raw.ttl_jitter.unwrap_or(base.ttl_jitter),
         max_stale: raw.max_stale.unwrap_or(base.max_stale),
         max_value_size: raw.max_value_size.unwrap_or(base.max_value_size),
+        max_stream_size: raw.max_stream_size.unwrap_or(base.max_stream_size),
         tiers: raw.tiers.unwrap_or_else(|| base.tiers.clone()),
         compression: raw.compression.unwrap_or(inherited_compression),
         immutable: raw.immutable.unwrap_or(base.immutable),
@@ -87,6 +87,10 @@ fn check_policy(policy: &Policy) -> std::result::Result<(), (&'static str, Strin
         let text = format!("{} is not 1B to 4032KiB", policy.max_value_size);
         return Err(("max_value_size", text));
     }
+    if !(1..=LARGE_VALUE_BYTES_MAX).contains(&policy.max_stream_size.0) {
+        let text = format!("{} is not 1B to 4095MiB", policy.max_stream_size);
+        return Err(("max_stream_size", text));
+    }
     let mut tiers = policy.tiers.clone();
     tiers.dedup();
     if tiers.is_empty() || tiers.len() != policy.tiers.len() || tiers.len() > 2 {
@@ -96,9 +100,9 @@ fn check_policy(policy: &Policy) -> std::result::Result<(), (&'static str, Strin
         ));
     }
     if let Some(max) = policy.shared_value_max
-        && !(1..=SHARED_VALUE_BYTES_MAX).contains(&max.0)
+        && !(1..=LARGE_VALUE_BYTES_MAX).contains(&max.0)
     {
-        return Err(("shared_value_max", format!("{max} is not 1B to 512MiB")));
+        return Err(("shared_value_max", format!("{max} is not 1B to 4095MiB")));
     }
     check_raw(policy)
 }

@@ -10,11 +10,7 @@ use crate::{
     clock::Timestamp,
     coherence::Link,
     config::TierName,
-    engine::{
-        Engine, Shared, available,
-        look::Reading,
-        shared::{Looked, Question},
-    },
+    engine::{Engine, Shared, available, look::Reading, looked::Looked, shared::Question},
     error::Result,
     record::Record,
     steps::{Ended, What},

@@ -18,7 +18,7 @@ use std::{
 use super::{Lease, LeaseRequest, Token};
 use crate::{
     clock::Timestamp,
-    engine::{Engine, look::Reading, shared::Looked},
+    engine::{Engine, look::Reading, looked::Looked},
     stamp::Stamp,
     tier::Found,
 };

@@ -1,5 +1,7 @@
 //! `pannier.v1.CacheService`: decode, call the engine, encode.
 
+mod streams;
+
 use std::{sync::Arc, time::Instant};
 
 use pannier_proto::v1::{
@@ -19,11 +21,12 @@ use super::{
     deadline, decode, encode,
     status::status,
     traced::traced,
+    transfer::Transfers,
     watch::{self, Replies},
 };
 use crate::{
     engine::{Engine, Provenance, PutOptions},
-    error::{Error, Kind, Result},
+    error::Result,
     key::key_hash,
     observe::{Method, Observer},
     steps::Steps,
@@ -37,6 +40,7 @@ pub(super) struct Cache {
     observer: Arc<Observer>,
     engine: Arc<Engine>,
     requests: Requests,
+    transfers: Transfers,
     /// Ends streams that would not end by themselves.
     stop: CancellationToken,
 }
@@ -45,12 +49,14 @@ impl Cache {
     pub(super) fn new(
         observer: Arc<Observer>,
         requests: Requests,
+        transfers: Transfers,
         stop: CancellationToken,
     ) -> Self {
         Self {
             engine: Arc::clone(observer.engine()),
             observer,
             requests,
+            transfers,
             stop,
         }
     }
@@ -270,11 +276,6 @@ impl Cache {
     }
 }
 
-fn not_served<T>(rpc: &str) -> Result<Response<T>, Status> {
-    let text = format!("{rpc} is part of the contract, but not served by this version");
-    Err(status(Error::new(Kind::Unsupported, text)))
-}
-
 #[tonic::async_trait]
 impl CacheService for Cache {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
@@ -349,22 +350,26 @@ impl CacheService for Cache {
         &self,
         request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        let call = ("pannier.v1.CacheService/Read", "");
-        traced(self.observer.tracer(), call, request.metadata(), async {
-            not_served("Read")
-        })
-        .await
+        let begun = Instant::now();
+        let mut call = self.call(Method::Read, request.metadata());
+        let deadline = deadline::of(request.metadata());
+        let request = self.read(request.into_inner(), (deadline, begun), &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     async fn write(
         &self,
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        let call = ("pannier.v1.CacheService/Write", "");
-        traced(self.observer.tracer(), call, request.metadata(), async {
-            not_served("Write")
-        })
-        .await
+        let mut call = self.call(Method::Write, request.metadata());
+        let deadline = deadline::of(request.metadata());
+        let mut stream = request.into_inner();
+        let request = self.write(&mut stream, &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
     }
 
     type WatchStream = Replies<WatchResponse>;

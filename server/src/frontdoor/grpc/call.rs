@@ -64,7 +64,7 @@ impl<'a> Call<'a> {
                 Source::Shared => "shared",
             };
             span.facts.push((TIER, Fact::Word(tier)));
-            let reads = matches!(self.method, Method::Get | Method::Exists);
+            let reads = matches!(self.method, Method::Get | Method::Exists | Method::Read);
             if reads {
                 let hit = provenance.source != Source::None;
                 span.facts.push(("cache.hit", Fact::Flag(hit)));

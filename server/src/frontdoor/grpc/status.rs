@@ -13,6 +13,10 @@ pub(super) fn code(kind: Kind) -> Code {
         Kind::Exists => Code::AlreadyExists,
         // `if_version`, or the shared tier asked for where there is none.
         Kind::Precondition => Code::FailedPrecondition,
+        // An offset beyond the end of the value.
+        Kind::OutOfRange => Code::OutOfRange,
+        // A value that went away while it was read.
+        Kind::Interrupted => Code::Aborted,
         // A full queue: safe to retry after a pause.
         Kind::Overloaded => Code::ResourceExhausted,
         // No tier could be used, or the daemon is stopping. `Held` only occurs at the start.
@@ -43,6 +47,8 @@ mod tests {
             (Kind::Invalid, Code::InvalidArgument),
             (Kind::Exists, Code::AlreadyExists),
             (Kind::Precondition, Code::FailedPrecondition),
+            (Kind::OutOfRange, Code::OutOfRange),
+            (Kind::Interrupted, Code::Aborted),
             (Kind::Overloaded, Code::ResourceExhausted),
             (Kind::Unavailable, Code::Unavailable),
             (Kind::Held, Code::Unavailable),

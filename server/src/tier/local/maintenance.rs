@@ -14,7 +14,7 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Inner, Left, Owner, Store, off_thread, refresh, store_dir};
+use super::{Inner, Left, Owner, Store, large, off_thread, refresh, store_dir};
 use crate::error::{Error, Kind, Result};
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ const DAMAGED_PREFIX: &str = "damaged-";
 /// Works until `stop`.
 pub(super) async fn run(inner: Arc<Inner>, stop: CancellationToken) {
     // Side by side: a record that is about to be dropped cannot wait for a repair.
-    let work = async { tokio::join!(refresh::run(&inner), look_after(&inner)) };
+    let work = async { tokio::join!(refresh::run(&inner), large::run(&inner), look_after(&inner)) };
     tokio::select! {
         () = stop.cancelled() => {}
         _ = work => {}
@@ -220,6 +220,10 @@ impl Inner {
         )?;
         self.position
             .fetch_max(store.position()?, Ordering::Relaxed);
+        self.large.load();
+        if self.large.taken() > 0 {
+            store.limit_data_files(self.data_files())?;
+        }
         Ok(store)
     }
 
@@ -253,7 +257,7 @@ impl Inner {
                 .path()
                 .extension()
                 .is_some_and(|it| ["sst", "blob", "log"].iter().any(|kind| it == *kind));
-            if data {
+            if data || entry.path().ends_with(large::DIRECTORY) {
                 remove_any(&entry.path()).map_err(failed)?;
             }
         }

@@ -184,7 +184,7 @@ impl Inner {
     /// A hit: asks for the record if it is in the older half of what the store holds.
     pub(super) fn was_read(&self, name: &EntryName, envelope: &Envelope) {
         let age = self.age(envelope.position);
-        if age > self.sizes.data_files / 2 {
+        if age > self.data_files() / 2 {
             let in_time = age <= self.overdue();
             self.refresh.ask(name, envelope.position, in_time);
         }
@@ -217,7 +217,7 @@ impl Inner {
     /// The age at which a record should have been written again. Tables are dropped as a whole,
     /// and merged ones hold up to a sixteenth of all, so that not all of the way can be used.
     fn overdue(&self) -> u64 {
-        self.sizes.data_files / 4 * 3
+        self.data_files() / 4 * 3
     }
 
     fn age(&self, position: u64) -> u64 {
@@ -230,7 +230,7 @@ impl Inner {
     fn younger(&self, store: &Store, name: &EntryName) -> Result<Option<Vec<u8>>> {
         let again = |envelope: Envelope, record: &[u8]| {
             let live = self.clock.now() < envelope.expires;
-            let aging = self.age(envelope.position) > self.sizes.data_files / 2;
+            let aging = self.age(envelope.position) > self.data_files() / 2;
             (live && aging).then(|| {
                 let bytes = (ENVELOPE_BYTES + record.len()) as u64;
                 let position = self.position.fetch_add(bytes, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -53,6 +53,8 @@ pub(super) struct Store {
     path: PathBuf,
     sizes: Sizes,
     merging: AtomicBool,
+    /// Most bytes of tables and blobs.
+    data_files: AtomicU64,
     watermark: Watermark,
     in_memory: ReadOptions,
     anywhere: ReadOptions,
@@ -103,6 +105,7 @@ impl Store {
             path: path.to_owned(),
             sizes: *sizes,
             merging: AtomicBool::new(false),
+            data_files: AtomicU64::new(sizes.data_files),
             watermark,
             in_memory,
             anywhere: ReadOptions::default(),
@@ -273,12 +276,23 @@ impl Store {
         self.set_merging(even)
     }
 
+    /// Limits tables and blobs anew. What is beyond goes now. Blocks.
+    pub(super) fn limit_data_files(&self, bytes: u64) -> Result<()> {
+        let before = self.data_files.swap(bytes, Ordering::Relaxed);
+        self.set_merging(self.merging.load(Ordering::Relaxed))?;
+        if bytes < before {
+            // Otherwise the oldest would go with the next flush, whenever that is.
+            self.db.compact_range(None::<&[u8]>, None::<&[u8]>);
+        }
+        Ok(())
+    }
+
     fn set_merging(&self, allowed: bool) -> Result<()> {
         // The binding has no setters for these options.
         let fifo = format!(
             "{{max_data_files_size={0};max_table_files_size={0};allow_compaction={allowed};\
              use_kv_ratio_compaction=true}}",
-            self.sizes.data_files
+            self.data_files.load(Ordering::Relaxed)
         );
         self.db
             .set_options(&[("compaction_options_fifo", &fifo)])

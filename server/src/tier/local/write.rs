@@ -46,7 +46,7 @@ impl LocalTier {
                 .is_some_and(|(head, ..)| head.stamp == wanted && head.content() == Content::Lease),
             Condition::AbsentOrSame => match self.record(name).await? {
                 None => true,
-                Some(found) if found.record.entry()? == record.entry()? => {
+                Some(found) if found.record.says_the_same(record)? => {
                     let head = *found.record.head();
                     return Ok(Stored::Kept {
                         head,

@@ -134,6 +134,11 @@ impl Connection {
         Ok(connection)
     }
 
+    /// Whether nothing more is sent on it.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ending.come.is_cancelled()
+    }
+
     /// Whether there are several masters.
     pub(super) fn is_clustered(&self) -> bool {
         self.clustered

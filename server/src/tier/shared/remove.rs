@@ -6,13 +6,13 @@ use bytes::Bytes;
 use fred::types::{Value, config::Server};
 
 use super::{
-    Result, SharedName, SharedSpace, SharedTier,
+    DAMAGED_HEAD_BYTES, Result, SharedName, SharedSpace, SharedTier,
     call::{Call, bytes_of, count_of},
     connection::Metering,
     scripts::{REMOVE_OLDER, REMOVE_SAME},
     trouble::{SharedError, Trouble, unexpected},
 };
-use crate::{stamp::Stamp, tier::local::Selection};
+use crate::{record::Record, stamp::Stamp, tier::local::Selection};
 
 /// Keys that Redis looks at in one go of a scan; others wait meanwhile.
 const SCAN_COUNT: i64 = 1000;
@@ -60,6 +60,25 @@ impl SharedTier {
             removed += self.unlink(keys, Metering::Counted).await?;
         }
         Ok(removed)
+    }
+
+    /// Removes a damaged record unless another has taken its place. It is a miss either way.
+    pub(super) async fn remove_damaged(&self, name: &SharedName, value: &Bytes) {
+        self.corrupt.fetch_add(1, Ordering::Relaxed);
+        let head = &value[..value.len().min(DAMAGED_HEAD_BYTES)];
+        let args = [Bytes::copy_from_slice(head), value.len().to_string().into()];
+        // Whoever reads it next tries again.
+        let _ = self.run(&REMOVE_SAME, name.as_bytes(), &args).await;
+    }
+
+    /// Removes a record whose chunks are not all there, unless another has taken its place.
+    pub async fn remove_incomplete(&self, name: &SharedName, record: &Record) -> Result<()> {
+        let bytes = record.as_bytes();
+        let head = bytes.slice(..bytes.len().min(DAMAGED_HEAD_BYTES));
+        let args = [head, bytes.len().to_string().into()];
+        self.run(&REMOVE_SAME, name.as_bytes(), &args)
+            .await
+            .map(drop)
     }
 
     /// Removes what is older than a version, and what is no record; tells whether it did. Plain

@@ -1,0 +1,72 @@
+//! Read and Write: decode, call the engine, encode.
+
+use std::time::{Duration, Instant};
+
+use pannier_proto::v1::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
+use tonic::Streaming;
+
+use super::Cache;
+use crate::{
+    error::Result,
+    frontdoor::grpc::{
+        call::Call,
+        decode,
+        transfer::{self, Held},
+        watch::Replies,
+    },
+    key::key_hash,
+};
+
+impl Cache {
+    pub(super) async fn read(
+        &self,
+        mut request: ReadRequest,
+        (deadline, begun): (Option<Duration>, Instant),
+        call: &mut Call<'_>,
+    ) -> Result<Replies<ReadResponse>> {
+        call.namespace.clone_from(&request.namespace);
+        call.key = Some(key_hash(&request.key));
+        let held = Held {
+            _request: self.requests.admit_stream()?,
+            _transfer: self.transfers.admit()?,
+        };
+        let range = transfer::range(&request);
+        let tags = decode::lease_tags(request.options.as_mut());
+        let tags = self.engine.counted_for(&call.namespace, tags)?;
+        let options = decode::read_options(request.options);
+        let options = self.engine.counted_for(&call.namespace, options)?;
+        let reading = self
+            .engine
+            .read(
+                &call.namespace,
+                request.key,
+                (options, &tags),
+                range,
+                &call.steps,
+            )
+            .await?;
+        call.provenance = Some(reading.answer.provenance);
+        Ok(transfer::stream(reading, held, (deadline, begun.into())))
+    }
+
+    pub(super) async fn write(
+        &self,
+        stream: &mut Streaming<WriteRequest>,
+        call: &mut Call<'_>,
+    ) -> Result<WriteResponse> {
+        let _request = self.requests.admit()?;
+        let _transfer = self.transfers.admit()?;
+        let header = transfer::header(stream).await?;
+        call.namespace.clone_from(&header.namespace);
+        call.key = Some(key_hash(&header.key));
+        let draft = transfer::draft(header);
+        let draft = self.engine.counted_for(&call.namespace, draft)?;
+        let parts = transfer::parts(stream);
+        let uploaded = self
+            .engine
+            .write(&call.namespace, draft, parts, &call.steps)
+            .await?;
+        call.provenance = Some(uploaded.written.provenance);
+        Ok(transfer::written(&uploaded))
+    }
+}

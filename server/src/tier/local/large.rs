@@ -1,0 +1,271 @@
+//! Large values: chunks of one value in one file, beside the store and within its budget.
+//!
+//! ```text
+//! entries/large/<set, 32 hex digits>         whole
+//! entries/large/<set, 32 hex digits>.part    being written
+//!
+//! offset  size
+//!      0     4  magic "PNRL"
+//!      4     4  version, 1; reserved, zero
+//!      8     4  N: bytes of the entry's name, little-endian
+//!     12     N  the name
+//!   4096     …  the value, chunk after chunk
+//! ```
+//! The entry's record (its manifest) lies in the store like any other and says what the chunks must
+//! be, so a file vouches for nothing: not for its length, not for its bytes, not for being current.
+//! Not in the store itself: a value of 1 GiB would go through the log and the write buffers and
+//! push out everything small with it (ADR 0014).
+//!
+//! Invariants:
+//! - A file never changes once it is whole; it is found by its set alone. So no fence is needed: a
+//!   manifest that counts names the right bytes or none.
+//! - A file without a live manifest of its set under its name is removed by the sweep, within
+//!   seconds; so is what a writer that went away has left. What a killed process has left half
+//!   written is removed at the next start.
+//! - All files together stay within what was taken from the store's budget for them, before they
+//!   are written. The least recently used goes first; one that is being read goes on being read.
+
+mod files;
+mod index;
+
+use std::{
+    fs::{self, File},
+    io,
+    sync::{Arc, atomic::Ordering},
+};
+
+use bytes::Bytes;
+use rustix::{buffer::spare_capacity, io::Errno};
+use tokio::sync::mpsc;
+
+pub(super) use self::{files::run, index::Large};
+use self::{files::unusable, index::State};
+use super::{Inner, LocalTier, closed, off_thread};
+use crate::{error::Result, key::EntryName, record::Manifest, stamp::Stamp};
+
+/// Where the value begins in a file.
+const VALUE_AT: u64 = 4096;
+/// Where the files lie, below the store's directory.
+pub(super) const DIRECTORY: &str = "large";
+
+/// A file that was removed because no entry names it any more.
+#[derive(Debug)]
+pub struct Dropped {
+    /// The entry that did.
+    pub name: EntryName,
+    /// Its chunks.
+    pub set: Stamp,
+    /// How many there were.
+    pub chunks: u32,
+}
+
+/// A whole file, open. What happens to its name meanwhile does not concern it.
+#[derive(Clone)]
+pub struct LargeFile {
+    file: Arc<File>,
+}
+
+/// A file that keeps its place until its manifest has been written, or not.
+pub struct Pinned {
+    inner: Arc<Inner>,
+    set: Stamp,
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        self.inner.large.unpin(&self.set);
+    }
+}
+
+/// Writes one file. Dropped before [`LargeWriter::finish`] it leaves nothing behind.
+pub struct LargeWriter {
+    pinned: Option<Pinned>,
+    tier: LocalTier,
+    set: Stamp,
+    file: Arc<File>,
+    written: u64,
+}
+
+impl Drop for LargeWriter {
+    fn drop(&mut self) {
+        if self.pinned.is_some() {
+            let large = &self.tier.inner.large;
+            large.set_state(&self.set, State::Abandoned);
+            large.swept().notify_one();
+        }
+    }
+}
+
+impl LocalTier {
+    /// Most bytes of a value in chunks that the tier can take.
+    pub fn large_bytes_max(&self) -> u64 {
+        self.inner.large.max().saturating_sub(VALUE_AT)
+    }
+
+    /// Tells of every file that goes because no entry names it any more.
+    pub fn tell_of_dropped(&self, listener: mpsc::Sender<Dropped>) {
+        self.inner.large.listen(listener);
+    }
+
+    /// Begins to write the chunks of a set for an entry. `None` when they are there or on their
+    /// way. `Unavailable` when the disk does not take them.
+    pub async fn begin_large(&self, name: &EntryName, set: Stamp) -> Result<Option<LargeWriter>> {
+        if self.inner.health.is_failing() {
+            return Err(self.inner.health.unavailable());
+        }
+        if !self.inner.large.enter(name, set) {
+            return Ok(None);
+        }
+        let pinned = Pinned {
+            inner: Arc::clone(&self.inner),
+            set,
+        };
+        let (inner, name) = (Arc::clone(&self.inner), name.clone());
+        let opened = self
+            .off_thread_within(move || inner.create_large(&name, &set))
+            .await;
+        let file = match opened {
+            Ok(file) => Arc::new(file),
+            Err(error) => {
+                self.inner.large.set_state(&set, State::Abandoned);
+                return Err(error);
+            }
+        };
+        Ok(Some(LargeWriter {
+            pinned: Some(pinned),
+            tier: self.clone(),
+            set,
+            file,
+            written: 0,
+        }))
+    }
+
+    /// The file with the chunks of a set; `None` when there is none.
+    pub async fn open_large(&self, set: Stamp) -> Option<LargeFile> {
+        self.inner.large.touch(&set, false)?;
+        let inner = Arc::clone(&self.inner);
+        let open = move || Ok(File::open(inner.large.path(&set)));
+        match self.off_thread_within(open).await {
+            Ok(Ok(file)) => Some(LargeFile {
+                file: Arc::new(file),
+            }),
+            Ok(Err(error)) => {
+                if error.kind() == io::ErrorKind::NotFound {
+                    self.inner.large.forget(&set);
+                }
+                None
+            }
+            Err(_) => None,
+        }
+    }
+
+    /// Keeps a whole file from being swept while an entry that names it is being written; `None`
+    /// when there is no such file.
+    pub fn pin_large(&self, set: Stamp) -> Option<Pinned> {
+        self.inner.large.touch(&set, true)?;
+        Some(Pinned {
+            inner: Arc::clone(&self.inner),
+            set,
+        })
+    }
+
+    /// One chunk. `None` when the file does not have it as it should be: then the file is removed.
+    pub async fn read_large(
+        &self,
+        file: &LargeFile,
+        manifest: &Manifest,
+        index: u32,
+    ) -> Option<Bytes> {
+        let (inner, file, manifest) = (Arc::clone(&self.inner), file.clone(), manifest.clone());
+        let read = move || {
+            let at = VALUE_AT + manifest.start_of(index);
+            let bytes = read_at(&file.file, at, manifest.bytes_of(index));
+            if manifest.vouches_for(index, &bytes) {
+                return Ok(Some(Bytes::from(bytes)));
+            }
+            inner.counts.corrupt.fetch_add(1, Ordering::Relaxed);
+            tracing::warn!("local tier: a damaged large value was dropped");
+            inner.large.remove(&manifest.set);
+            Ok(None)
+        };
+        self.off_thread_within(read).await.ok().flatten()
+    }
+
+    /// Runs what does not need the store on a thread that may block, within the limit of them.
+    async fn off_thread_within<T: Send + 'static>(
+        &self,
+        call: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let permit = Arc::clone(&self.inner.blocking).acquire_owned().await;
+        off_thread(move || {
+            let result = call();
+            drop(permit);
+            result
+        })
+        .await?
+    }
+}
+
+impl LargeWriter {
+    /// Appends the next chunk, which lies in pieces. Once it has failed the writer is of no use:
+    /// `Overloaded` when there is no room beside what others are writing, `Unavailable` when the
+    /// disk does not take it.
+    pub async fn append(&mut self, pieces: Vec<Bytes>) -> Result<()> {
+        let (_, done) = self.append_after(pieces, |_| ()).await?;
+        done
+    }
+
+    /// As [`LargeWriter::append`], after `first` on the same thread that may block; with what that
+    /// gives.
+    pub async fn append_after<T: Send + 'static>(
+        &mut self,
+        pieces: Vec<Bytes>,
+        first: impl FnOnce(&[Bytes]) -> T + Send + 'static,
+    ) -> Result<(T, Result<()>)> {
+        let bytes: u64 = pieces.iter().map(|it| it.len() as u64).sum();
+        let at = VALUE_AT + self.written;
+        self.written += bytes;
+        let (inner, file, set) = (
+            Arc::clone(&self.tier.inner),
+            Arc::clone(&self.file),
+            self.set,
+        );
+        let write = move || {
+            let made = first(&pieces);
+            Ok((made, inner.append_large(&file, &set, at, &pieces)))
+        };
+        self.tier.off_thread_within(write).await
+    }
+
+    /// Gives the file its name. It stays until what is returned is dropped, and then as long as an
+    /// entry names it.
+    pub async fn finish(mut self) -> Result<Pinned> {
+        let (inner, set) = (Arc::clone(&self.tier.inner), self.set);
+        let rename = move || {
+            let large = &inner.large;
+            fs::rename(large.part(&set), large.path(&set)).map_err(unusable)?;
+            large.set_state(&set, State::Whole);
+            Ok(())
+        };
+        self.tier.off_thread_within(rename).await?;
+        self.pinned.take().ok_or_else(closed)
+    }
+}
+
+/// So many bytes of a file, or what there is of them. Blocks.
+fn read_at(file: &File, at: u64, count: usize) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(count);
+    while bytes.len() < count {
+        let next = at + bytes.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut bytes), next) {
+            Ok(0) => break,
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(_) => break,
+        }
+    }
+    bytes.truncate(count);
+    bytes
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,196 @@
+use std::{path::Path, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    clock::{Clock, Timestamp},
+    config::{LocalConfig, Size},
+    entry::Attributes,
+    record::{CHUNK_BYTES, Record, checksum_of},
+    tier::{Tier, conformance::name},
+};
+
+const MIB: u64 = 1 << 20;
+const START: Timestamp = Timestamp::from_millis(1_800_000_000_000);
+const HOUR: Duration = Duration::from_secs(3600);
+
+struct Opened {
+    tier: LocalTier,
+    maintenance: tokio::task::JoinHandle<()>,
+    stop: CancellationToken,
+    dropped: mpsc::Receiver<Dropped>,
+}
+
+impl Opened {
+    async fn open(dir: &Path, clock: &Clock) -> Self {
+        let config = LocalConfig {
+            data_dir: dir.to_owned(),
+            disk_budget: Size(64 * MIB),
+            memory_budget: Size(16 * MIB),
+        };
+        let stop = CancellationToken::new();
+        let opened = LocalTier::open(&config, HOUR, "test", clock.clone(), stop.clone());
+        let (tier, maintenance) = opened.await.expect("opens");
+        let (listener, dropped) = mpsc::channel(8);
+        tier.tell_of_dropped(listener);
+        Self {
+            tier,
+            maintenance,
+            stop,
+            dropped,
+        }
+    }
+
+    async fn close(self) {
+        self.stop.cancel();
+        self.maintenance.await.expect("maintenance did not panic");
+        self.tier.close().await.expect("closes");
+    }
+
+    /// Writes the chunks of a value, and its manifest if it is to be found.
+    async fn write(&self, key: &str, seed: u8, chunks: usize) -> (Manifest, Pinned) {
+        let set = Stamp::from_bytes([seed; 16]);
+        let writer = self.tier.begin_large(&name("n", key), set).await;
+        let mut writer = writer.expect("works").expect("is the first");
+        let chunk = Bytes::from(vec![seed; CHUNK_BYTES]);
+        for _ in 0..chunks {
+            let (one, two) = (chunk.slice(..7), chunk.slice(7..));
+            writer.append(vec![one, two]).await.expect("there is room");
+        }
+        let pinned = writer.finish().await.expect("works");
+        let checksums = vec![checksum_of([&chunk]); chunks];
+        let bytes = (chunks * CHUNK_BYTES) as u64;
+        (Manifest::new(set, bytes, checksums, None), pinned)
+    }
+
+    async fn publish(&self, key: &str, manifest: &Manifest) {
+        let said = (&Attributes::default(), &[][..]);
+        let times = (START, START.after(HOUR));
+        let record = Record::of_chunks(manifest, said, manifest.set, times).expect("encodes");
+        let name = name("n", key);
+        let put = self.tier.put(&name, &record, times.1).await;
+        put.expect("works");
+    }
+
+    async fn holds(&self, manifest: &Manifest) -> bool {
+        let Some(file) = self.tier.open_large(manifest.set).await else {
+            return false;
+        };
+        for index in 0..manifest.chunks() {
+            if self.tier.read_large(&file, manifest, index).await.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+#[tokio::test]
+async fn a_file_lives_as_long_as_an_entry_names_it() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let mut opened = Opened::open(dir.path(), &clock).await;
+    let (named, pinned) = opened.write("named", 1, 3).await;
+    opened.publish("named", &named).await;
+    drop(pinned);
+    let (pinned_only, pinned) = opened.write("pinned", 2, 2).await;
+    let (nobodys, unpinned) = opened.write("nobody's", 3, 2).await;
+    drop(unpinned);
+    let gone = opened.dropped.recv().await.expect("is told");
+    assert_eq!(
+        (gone.set, gone.chunks, gone.name),
+        (nobodys.set, 2, name("n", "nobody's"))
+    );
+    assert!(!opened.holds(&nobodys).await);
+    assert!(opened.holds(&named).await && opened.holds(&pinned_only).await);
+    drop(pinned);
+    let gone = opened.dropped.recv().await.expect("is told");
+    assert_eq!(gone.set, pinned_only.set);
+    let deleted = opened.tier.delete(&name("n", "named")).await;
+    assert!(deleted.expect("works"));
+    let gone = opened.dropped.recv().await.expect("is told");
+    assert_eq!((gone.set, gone.chunks), (named.set, 3));
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn the_next_start_finds_what_was_whole_and_removes_what_was_not() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let opened = Opened::open(dir.path(), &clock).await;
+    let (whole, pinned) = opened.write("whole", 1, 2).await;
+    opened.publish("whole", &whole).await;
+    drop(pinned);
+    opened.close().await;
+    let large = dir.path().join("entries").join(DIRECTORY);
+    let half = large.join(format!("{:?}.part", Stamp::from_bytes([9; 16])));
+    fs::write(&half, b"half").expect("writes");
+    fs::write(large.join("nonsense"), b"").expect("writes");
+    let opened = Opened::open(dir.path(), &clock).await;
+    assert!(opened.holds(&whole).await);
+    assert_eq!(fs::read_dir(&large).expect("reads").count(), 1);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn the_least_recently_used_goes_first_and_is_read_to_its_end() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let opened = Opened::open(dir.path(), &clock).await;
+    let most = opened.tier.large_bytes_max() / MIB;
+    assert!(
+        (16..32).contains(&most),
+        "about half of 64 MiB less its overhead: {most}"
+    );
+    let (old, old_pinned) = opened.write("old", 1, 6).await;
+    let (used, used_pinned) = opened.write("used", 2, 6).await;
+    for (key, manifest) in [("old", &old), ("used", &used)] {
+        opened.publish(key, manifest).await;
+    }
+    drop((old_pinned, used_pinned));
+    let reading = opened.tier.open_large(old.set).await.expect("is there");
+    assert!(opened.holds(&used).await);
+    let (new, _pinned) = opened.write("new", 3, 14).await;
+    assert!(!opened.holds(&old).await, "it had to go");
+    assert!(opened.holds(&new).await);
+    let last = opened.tier.read_large(&reading, &old, 5).await;
+    assert!(last.is_some(), "whoever reads it goes on reading");
+    // What is pinned or being written cannot go.
+    let set = Stamp::from_bytes([4; 16]);
+    let writer = opened.tier.begin_large(&name("n", "too large"), set).await;
+    let mut writer = writer.expect("works").expect("is the first");
+    let chunk = Bytes::from(vec![4; CHUNK_BYTES]);
+    let mut refused = None;
+    for _ in 0..most {
+        if let Err(error) = writer.append(vec![chunk.clone()]).await {
+            refused = Some(error);
+            break;
+        }
+    }
+    let refused = refused.expect("there is no room for it");
+    assert!(refused.message().contains("local.disk_budget"), "{refused}");
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn the_same_set_is_written_once() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let opened = Opened::open(dir.path(), &clock).await;
+    let set = Stamp::from_bytes([1; 16]);
+    let first = opened.tier.begin_large(&name("n", "k"), set).await;
+    let first = first.expect("works").expect("is the first");
+    let second = opened.tier.begin_large(&name("n", "k"), set).await;
+    assert!(second.expect("works").is_none(), "one is on its way");
+    drop(first);
+    // Swept, and then there is room for another try.
+    let again = async {
+        loop {
+            let again = opened.tier.begin_large(&name("n", "k"), set).await;
+            if matches!(again, Ok(Some(_))) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    let again = tokio::time::timeout(Duration::from_secs(30), again).await;
+    again.expect("what was abandoned is swept");
+    opened.close().await;
+}
