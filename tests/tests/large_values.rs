@@ -187,9 +187,10 @@ async fn a_part_is_read_as_it_was_asked_for() {
             };
             let got = caller.try_read(request).await.unwrap();
             let from = usize::try_from(offset).unwrap();
-            let to = length.map_or(value.len(), |it| value.len().min(from + it as usize));
+            let length = length.map_or(value.len(), |it| usize::try_from(it).unwrap());
+            let to = value.len().min(from + length);
             assert_eq!(got.header.size_bytes, value.len() as u64);
-            assert!(got.value == value[from..to], "{offset} {length:?}");
+            assert!(got.value == value[from..to], "{offset} {length}");
         }
         let request = ReadRequest {
             offset: value.len() as u64 + 1,

@@ -425,7 +425,7 @@ async fn scripts_survive_being_forgotten() {
 #[tokio::test]
 async fn digests_are_those_of_the_scripts() {
     let redis = RedisServer::unix(&[]);
-    for script in [&PUT_VERSION, &REMOVE_SAME, &scripts::REMOVE_OLDER] {
+    for script in [&PUT_VERSION, &scripts::REMOVE_SAME, &scripts::REMOVE_OLDER] {
         let (digest, source) = script.parts();
         assert_eq!(redis.cli(&["SCRIPT", "LOAD", source]), digest);
     }

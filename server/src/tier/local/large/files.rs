@@ -160,7 +160,7 @@ pub(super) fn name_in(path: &Path) -> Option<EntryName> {
     let mut head = [0; NAME_AT];
     file.read_exact_at(&mut head, 0).ok()?;
     let length = u32::from_le_bytes(head[8..].try_into().ok()?) as usize;
-    if head[..8] != *MAGIC || length > VALUE_AT as usize - NAME_AT {
+    if head[..8] != *MAGIC || length as u64 + NAME_AT as u64 > VALUE_AT {
         return None;
     }
     let mut name = vec![0; length];
