@@ -9,7 +9,7 @@ use std::{
 
 use pannier_client::Version;
 
-use crate::exit::Failure;
+use crate::{archive::Unpacking, exit::Failure};
 
 /// Where a value goes. Nothing appears under the file's name before [`commit`](Self::commit);
 /// dropping it uncommitted removes what was written.
@@ -21,6 +21,8 @@ pub(crate) enum Destination {
     File(Draft),
     /// Something that cannot be replaced, such as a device or a pipe: written directly.
     Special(File, PathBuf),
+    /// A folder that an archive becomes.
+    Folder(Unpacking),
 }
 
 /// A file beside its target.
@@ -69,6 +71,16 @@ impl Destination {
             .map_err(|error| cannot_write(path, &error))
     }
 
+    /// A folder, from the archive that is written.
+    pub(crate) fn unpack(folder: &Path) -> Result<Self, Failure> {
+        let unpacking = hidden(folder, &std::process::id().to_string())
+            .and_then(|draft| Unpacking::begin(folder, draft));
+        unpacking.map(Self::Folder).map_err(|error| {
+            let what = format!("cannot unpack into {}: {error}", folder.display());
+            Failure::usage(what, "choose a DIR that is not there yet, or is empty")
+        })
+    }
+
     /// Whether the bytes go to a terminal.
     pub(crate) fn is_terminal(&self) -> bool {
         matches!(self, Self::Stdout) && io::IsTerminal::is_terminal(&io::stdout())
@@ -84,6 +96,9 @@ impl Destination {
             Self::Special(file, path) => file
                 .write_all(bytes)
                 .map_err(|error| cannot_write(path, &error)),
+            Self::Folder(unpacking) => unpacking
+                .write(bytes)
+                .map_err(|error| cannot_unpack(unpacking.folder(), &error)),
         }
     }
 
@@ -96,6 +111,11 @@ impl Destination {
                     .map_err(|error| cannot_write(&draft.target, &error))?;
                 draft.kept = true;
                 Ok(())
+            }
+            Self::Folder(unpacking) => {
+                let folder = unpacking.folder().to_owned();
+                let done = unpacking.commit();
+                done.map_err(|error| cannot_unpack(&folder, &error))
             }
         }
     }
@@ -168,6 +188,11 @@ impl Drop for Draft {
             let _ = fs::remove_file(&self.draft);
         }
     }
+}
+
+fn cannot_unpack(folder: &Path, error: &io::Error) -> Failure {
+    let what = format!("cannot unpack into {}: {error}", folder.display());
+    Failure::refused(what, "look at the value: `pannier read KEY | tar -t`")
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Failure {

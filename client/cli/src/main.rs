@@ -4,6 +4,7 @@
 //! [`output`] writes to stdout, [`exit`] says how a command ended. Keys and values go to stdout and
 //! to files when asked for, and into no log.
 
+mod archive;
 mod bench;
 mod cli;
 mod destination;

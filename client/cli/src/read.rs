@@ -21,6 +21,7 @@ Examples:
   pannier -n builds read image.tar | tar -t
   pannier -n builds read image.tar --offset 1024 --length 512 -o part
   pannier -n builds read image.tar -o image.tar --continue
+  pannier -n builds read target --untar ./target
 
 A file appears whole or not at all; on stdout, the exit code tells whether the value is complete.
 With --continue, what has arrived when the transfer breaks off stays beside the file, and the next
@@ -35,6 +36,9 @@ pub(crate) struct Args {
     /// Write the value to this file, which appears whole or not at all
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
+    /// Unpack the value, a tar archive, into this folder, which appears whole or not at all
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["output", "offset", "length"])]
+    untar: Option<PathBuf>,
     /// First byte wanted
     #[arg(long, value_name = "BYTES", default_value_t = 0)]
     offset: u64,
@@ -63,7 +67,8 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
     let file = args
         .output
         .as_deref()
-        .filter(|path| *path != Path::new("-"));
+        .filter(|path| *path != Path::new("-"))
+        .or(args.untar.as_deref());
     if session.json && file.is_none() {
         return Err(Failure::usage(
             "--json and the value cannot both go to stdout",
@@ -122,9 +127,10 @@ async fn transfer(
     file: Option<&Path>,
     session: &Session,
 ) -> Result<(), Failure> {
-    let mut destination = match file.filter(|_| args.resume) {
-        Some(file) => Destination::resume(file, &reader.hit().version)?,
-        None => Destination::open(file)?,
+    let mut destination = match (file, &args.untar) {
+        (_, Some(folder)) => Destination::unpack(folder)?,
+        (Some(file), None) if args.resume => Destination::resume(file, &reader.hit().version)?,
+        (file, None) => Destination::open(file)?,
     };
     if destination.is_terminal() {
         return Err(Failure::usage(

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
-use crate::exit::Failure;
+use crate::{archive::Packing, exit::Failure};
 
 /// Bytes that are hashed in one go.
 const HASHED_BYTES: usize = 1 << 20;
@@ -19,6 +19,7 @@ pub(crate) struct Source {
     reader: Box<dyn Read>,
     name: String,
     size_bytes: Option<u64>,
+    is_repeatable: bool,
 }
 
 impl Source {
@@ -44,6 +45,19 @@ impl Source {
             reader: Box::new(file),
             name,
             size_bytes,
+            is_repeatable: size_bytes.is_some(),
+        })
+    }
+
+    /// A folder, as an archive.
+    pub(crate) fn pack(folder: &Path) -> Result<Self, Failure> {
+        let name = folder.display().to_string();
+        let packing = Packing::begin(folder).map_err(|error| cannot_read(&name, &error))?;
+        Ok(Self {
+            reader: Box::new(packing),
+            name,
+            size_bytes: None,
+            is_repeatable: true,
         })
     }
 
@@ -52,6 +66,7 @@ impl Source {
             reader: Box::new(io::stdin()),
             name: "stdin".to_owned(),
             size_bytes: None,
+            is_repeatable: false,
         }
     }
 
@@ -71,9 +86,9 @@ impl Source {
         Ok(chunk.into())
     }
 
-    /// The SHA-256 of all of it. Blocks. Only a file can be read again.
+    /// The SHA-256 of all of it. Blocks. Only a file or folder can be read again.
     pub(crate) fn sha256(mut self) -> Result<[u8; 32], Failure> {
-        if self.size_bytes.is_none() {
+        if !self.is_repeatable {
             let what = format!("{} can be read only once", self.name);
             return Err(Failure::usage(what, "leave --if-changed out"));
         }
@@ -127,6 +142,7 @@ mod tests {
             reader: Box::new(bytes),
             name: "it".to_owned(),
             size_bytes,
+            is_repeatable: false,
         }
     }
 

@@ -18,6 +18,7 @@ Examples:
   pannier -n builds write image.tar ./image.tar --ttl 1day
   pannier -n builds write image.tar - --tag nightly
   pannier -n builds write image.tar ./image.tar --if-changed
+  pannier -n builds write target --tar ./target --if-changed
 
 Nothing becomes visible before all of it has arrived. Exit code 4: the condition does not hold.";
 
@@ -29,19 +30,26 @@ pub(crate) struct Args {
     key: String,
     /// File that holds the value, `-` for stdin [default: stdin]
     file: Option<PathBuf>,
-    /// Look at the whole FILE first; what the daemon has already is not sent again
-    #[arg(long, requires = "file")]
+    /// Store what is in this folder, as a tar archive
+    #[arg(long, value_name = "DIR", conflicts_with = "file")]
+    tar: Option<PathBuf>,
+    /// Look at all of it first; what the daemon has already is not sent again
+    #[arg(long)]
     if_changed: bool,
     #[command(flatten)]
     write: WriteFlags,
 }
 
 pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let open = || match &args.tar {
+        Some(folder) => Source::pack(folder),
+        None => Source::open(args.file.as_deref()),
+    };
     let sha256 = match args.if_changed {
-        true => Some(Source::open(args.file.as_deref())?.sha256()?),
+        true => Some(open()?.sha256()?),
         false => None,
     };
-    let mut source = Source::open(args.file.as_deref())?;
+    let mut source = open()?;
     let size_bytes = source.size_bytes();
     let content = Content { size_bytes, sha256 };
     let options = args.write.into_options();
