@@ -361,7 +361,7 @@ fn the_exit_codes_of_the_command_line_are_the_documented_ones() {
         .config("[namespaces.once]\nimmutable = true\n")
         .start();
     let at = daemon.grpc().to_owned();
-    let table: [(i32, &[&str]); 20] = [
+    let table: [(i32, &[&str]); 22] = [
         (0, &["put", "k", "--value", "v"]),
         (0, &["get", "k"]),
         (0, &["exists", "k"]),
@@ -380,8 +380,10 @@ fn the_exit_codes_of_the_command_line_are_the_documented_ones() {
         (4, &["put", "k", "--value", "v", "--if-absent"]),
         (4, &["get", "k", "--require-shared"]),
         (4, &["put", "k", "--value", "v", "--mode", "shared"]),
-        (4, &["invalidate", "--tag", "t"]),
-        (4, &["read", "k"]),
+        (0, &["invalidate", "--tag", "t"]),
+        (2, &["invalidate", "--tag", ""]),
+        (0, &["read", "k"]),
+        (1, &["read", "none"]),
     ];
     for (code, arguments) in table {
         let output = pannier(&at, arguments);

@@ -229,6 +229,6 @@ fn a_lease_is_a_record_without_anything() {
     assert!(!is_lease(b"short"));
     // Of a later version.
     let mut later = lease.as_bytes().to_vec();
-    later[20] = 5;
+    later[20] = 6;
     assert_eq!(Beginning::read(&later[..BEGINNING_BYTES]), None);
 }
