@@ -13,8 +13,8 @@ use std::{
 use tar::{Archive, Builder, EntryType, Header, HeaderMode};
 
 /// A folder being packed: regular files, folders and symbolic links, in the order of their names,
-/// with their times and permissions and without their owners. So what did not change gives the same
-/// bytes again.
+/// with permissions and the times of files, and without owners. So what did not change gives the
+/// same bytes again, also when it was unpacked somewhere else.
 #[derive(Debug)]
 pub(crate) struct Packing {
     pipe: PipeReader,
@@ -99,6 +99,8 @@ fn header_of(metadata: &Metadata) -> Header {
     header.set_gid(0);
     if !metadata.is_file() {
         header.set_size(0);
+        // Unpacking does not set it.
+        header.set_mtime(0);
     }
     header
 }
