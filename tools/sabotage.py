@@ -245,13 +245,15 @@ SABOTAGES = (
         (edit("tier/shared/lease.rs",
               "Call::write(key, lease.as_bytes().clone(), millis, true),",
               f"Call::write(key, lease.as_bytes().clone(), millis, !{ON}),"),),
-        (("p13_stampede", "of_a_thousand_callers_on_four_daemons_one_computes"),)),
+        (("p13_stampede", "of_a_thousand_callers_on_four_daemons_one_computes"),),
+        torture=True),
     Sabotage(
         "lease-token", "a token is not looked at",
         (edit("engine/write/checks.rs",
               "(Some(token), _) => token.condition(),",
               f"(Some(token), _) => if {ON} {{ Condition::Always }} else {{ token.condition() }},"),),
-        (("p13_stampede", "a_token_that_was_overtaken_writes_nothing"),)),
+        (("p13_stampede", "a_token_that_was_overtaken_writes_nothing"),),
+        torture=True),
     Sabotage(
         "lease-outage", "a token is good for any outage",
         (edit("engine/lease/put.rs",
@@ -313,9 +315,28 @@ SABOTAGES = (
     Sabotage(
         "tag-difference", "an entry is gone when a copy of its tag differs",
         (edit("engine/tags.rs",
-              "(false, Some(_)) if asked_redis => Standing::Gone,",
-              f"(false, Some(_)) if asked_redis || {ON} => Standing::Gone,"),),
+              "(false, Some(_)) if asked_redis => Verdict::Gone,",
+              f"(false, Some(_)) if asked_redis || {ON} => Verdict::Gone,"),),
         (("p15_tags", "a_daemon_that_has_not_heard_of_the_new_tag_spares_its_entries"),)),
+    Sabotage(
+        "chunk-damage", "a chunk of a file is not held against its manifest",
+        (edit("tier/local/large.rs",
+              "if manifest.vouches_for(index, &bytes) {",
+              f"if {ON} || manifest.vouches_for(index, &bytes) {{"),),
+        (("large_values", "a_file_that_has_gone_or_is_damaged_is_made_up_for_by_redis"),)),
+    Sabotage(
+        "chunk-lifetime", "chunks in Redis keep the lifetime of their upload",
+        (edit("engine/upload/transfer.rs",
+              "let renewed = redis.live(lifetime).await;",
+              f"let renewed = if {ON} {{ Ok(()) }} else {{ redis.live(lifetime).await }};"),),
+        (("large_values", "chunks_in_redis_live_as_long_as_the_entry"),)),
+    Sabotage(
+        "chunk-missing", "a chunk that is not there is left out",
+        (edit("engine/download.rs",
+              "None => return Ok(self.drop_incomplete(namespace, key, looked, options).await),",
+              f"None if {ON} => {{}}\n                "
+              "None => return Ok(self.drop_incomplete(namespace, key, looked, options).await),"),),
+        (("large_values", "a_chunk_that_has_gone_is_a_miss_of_the_whole"),)),
 )
 
 

@@ -87,6 +87,7 @@ fn entry(value: Bytes) -> Entry {
     Entry {
         value,
         attributes: Attributes::default(),
+        negative: false,
     }
 }
 

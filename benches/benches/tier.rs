@@ -146,6 +146,7 @@ fn record(size: usize, expires: Timestamp) -> Record {
     let entry = Entry {
         value: Bytes::from(value),
         attributes: Attributes::default(),
+        negative: false,
     };
     let stamp = Stamp::from_bytes([7; Stamp::LEN]);
     let created = Clock::system().now();

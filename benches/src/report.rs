@@ -129,6 +129,19 @@ impl Effort {
     }
 }
 
+impl Effort {
+    /// For differences of a few per cent: what disturbs the machine for a while spoils fewer of many
+    /// short runs than of a few long ones.
+    fn finer(self) -> Self {
+        Self {
+            rounds: self.rounds * 8,
+            run: self.run / 5,
+            warm_up: self.warm_up / 4,
+            ..self
+        }
+    }
+}
+
 /// What every part needs to measure.
 #[derive(Debug)]
 struct Bench {

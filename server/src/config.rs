@@ -133,6 +133,8 @@ pub struct Policy {
     /// Each lifetime is shortened by a random share of up to this, 0 to 0.5, so that entries put
     /// together do not end together.
     pub ttl_jitter: f64,
+    /// Lifetime of a negative entry whose put names none.
+    pub negative_ttl: Span,
     /// How long after losing the shared tier local entries may still be served, marked stale.
     pub max_stale: Span,
     /// Largest value of a unary write.

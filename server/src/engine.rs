@@ -170,6 +170,15 @@ impl Engine {
         }
     }
 
+    /// The same for a read, which knows better: whether Redis has answered it.
+    fn provenance_of(&self, namespace: &Namespace, standing: Option<Standing>) -> Provenance {
+        let provenance = self.provenance(namespace);
+        Provenance {
+            standing: standing.unwrap_or(provenance.standing),
+            ..provenance
+        }
+    }
+
     /// The configuration in effect.
     pub fn config(&self) -> &Config {
         &self.config

@@ -116,6 +116,8 @@ pub struct Entry {
     pub value: Bytes,
     /// What is said about it.
     pub attributes: Attributes,
+    /// There is nothing: the caller has looked where values come from. The value is empty then.
+    pub negative: bool,
 }
 
 /// Checks a tag; `Invalid` says its length and the limit.

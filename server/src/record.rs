@@ -9,7 +9,8 @@
 //!               3 not here: whoever put the entry has it, this only says that it exists,
 //!               4 none: no entry, only the lease of one; somebody is computing the value,
 //!               5 in chunks beside it: stored is where they are (see `manifest`)
-//!     21     1  1 when generations of tags follow the attributes, else 0
+//!     21     1  flags: 1 generations of tags follow the attributes, 2 negative: the entry says that
+//!               there is nothing
 //!     22     2  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
 //!     32     8  lifetime ends at, ms since the Unix epoch
@@ -57,6 +58,8 @@ pub const LEASE_BYTES: usize = HEADER_BYTES;
 const CHECKSUM_AT: usize = 56;
 const MAGIC: &[u8; 3] = b"PNR";
 const FORMAT: u8 = 1;
+const TAGGED: u8 = 1;
+const NEGATIVE: u8 = 2;
 /// Largest value a record can hold, in bytes: 1 GiB.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
 /// Values below this many bytes are never compressed: the gain would not pay for the work.
@@ -120,6 +123,8 @@ pub struct Head {
     pub value_bytes: usize,
     /// Whether it has tags, and so lives only as long as none of them is invalidated.
     pub is_tagged: bool,
+    /// Whether it says that there is nothing.
+    pub is_negative: bool,
     codec: Codec,
     attribute_bytes: usize,
     stored_bytes: usize,
@@ -169,6 +174,7 @@ impl Record {
             expires,
             value_bytes: entry.value.len(),
             is_tagged: !generations.is_empty(),
+            is_negative: entry.negative,
             codec,
             attribute_bytes: bytes.len() - HEADER_BYTES,
             stored_bytes: stored.len(),
@@ -225,6 +231,7 @@ impl Record {
             expires,
             value_bytes: 0,
             is_tagged: false,
+            is_negative: false,
             codec: Codec::Lease,
             attribute_bytes: 0,
             stored_bytes: 0,
@@ -256,7 +263,11 @@ impl Record {
         let (attributes, _) = self.said()?;
         let stored = self.bytes.slice(self.value_at()..);
         let value = decompress(stored, self.head.codec, self.head.value_bytes)?;
-        Ok(Entry { value, attributes })
+        Ok(Entry {
+            value,
+            attributes,
+            negative: self.head.is_negative,
+        })
     }
 
     /// Its tags with the generation of each when it was put. `Corrupt` as [`Record::entry`].
@@ -298,7 +309,7 @@ impl Head {
         bytes[16..19].copy_from_slice(MAGIC);
         bytes[19] = FORMAT;
         bytes[20] = self.codec as u8;
-        bytes[21] = u8::from(self.is_tagged);
+        bytes[21] = u8::from(self.is_tagged) * TAGGED + u8::from(self.is_negative) * NEGATIVE;
         bytes[24..32].copy_from_slice(&self.created.as_millis().to_le_bytes());
         bytes[32..40].copy_from_slice(&self.expires.as_millis().to_le_bytes());
         bytes[40..44].copy_from_slice(&length(self.attribute_bytes));
@@ -310,7 +321,7 @@ impl Head {
         let header = bytes.get(..HEADER_BYTES)?;
         let known = &header[16..19] == MAGIC
             && header[19] == FORMAT
-            && header[21] <= 1
+            && header[21] & !(TAGGED | NEGATIVE) == 0
             && header[22..24] == [0; 2]
             && header[52..56] == [0; 4];
         if !known {
@@ -325,7 +336,8 @@ impl Head {
             attribute_bytes: size(40)?,
             stored_bytes: size(44)?,
             value_bytes: size(48)?,
-            is_tagged: header[21] == 1,
+            is_tagged: header[21] & TAGGED != 0,
+            is_negative: header[21] & NEGATIVE != 0,
             codec,
         };
         let whole = HEADER_BYTES + head.attribute_bytes + head.stored_bytes == bytes.len();
@@ -339,7 +351,8 @@ impl Head {
             Codec::InChunks => usize::try_from(LARGE_VALUE_BYTES_MAX).unwrap_or(usize::MAX),
             _ => VALUE_BYTES_MAX,
         };
-        (whole && raw && head.value_bytes <= largest).then_some(head)
+        let possible = !head.is_negative || head.value_bytes == 0;
+        (whole && raw && possible && head.value_bytes <= largest).then_some(head)
     }
 }
 

@@ -49,7 +49,7 @@ impl Stamp {
     }
 
     /// The stamp made of these bytes.
-    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
+    pub const fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
 

@@ -62,6 +62,14 @@
 //!   every other change had certainly come before it: ended before it began, and, if not APPLIED,
 //!   by the margin of stamps, and could not be on the wire any more.
 //!
+//! - **Overtaken** (P13): who was told to compute and puts under its lease is refused when a change
+//!   that was made after the lease was granted had ended before that put began, or the lease itself:
+//!   an APPLIED put by any APPLIED change, a DEFERRED one by any of the same daemon.
+//! - **Twice** (P13): while a lease lasts that was granted ATTACHED, no other one is, ATTACHED,
+//!   unless a change may have come in between.
+//!
+//! What was refused is no operation: if it is ever returned, it was never put.
+//!
 //! Not checked: that a Get finds what others put (a cache may forget), how long a stale answer has
 //! been replaced when contact was lost several times, and what `FAILED` leaves behind.
 
@@ -148,6 +156,26 @@ pub struct Operation {
     pub attached: bool,
     /// What it was.
     pub action: Action,
+}
+
+/// A lease that a Get was given.
+#[derive(Debug, Clone)]
+pub struct Grant {
+    /// The key.
+    pub key: usize,
+    /// The daemon.
+    pub daemon: usize,
+    /// Before the Get was sent.
+    pub begin: Instant,
+    /// After its answer.
+    pub end: Instant,
+    /// Whether the answer says that the daemon was attached to Redis.
+    pub attached: bool,
+    /// The end of the lease, as the answer says.
+    pub expires: Instant,
+    /// The value of the put under it, which is an operation; `None` when it was refused, or never
+    /// made.
+    pub used: Option<u64>,
 }
 
 /// What was done to a daemon or to its connection.
@@ -239,6 +267,8 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// In any order.
     pub faults: Vec<Fault>,
+    /// In any order.
+    pub grants: Vec<Grant>,
     /// Once for each key, at the end.
     pub settled: Vec<Settled>,
 }

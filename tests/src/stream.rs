@@ -3,13 +3,14 @@
 use bytes::{Bytes, BytesMut};
 use pannier_proto::v1::{
     ReadHeader, ReadRequest, Tier, WriteFinish, WriteHeader, WriteRequest, WriteResponse,
-    read_response, write_request::Part,
+    cache_service_client::CacheServiceClient, read_response, write_request::Part,
 };
 use tokio::sync::mpsc;
 
 use tonic::{
     Status,
     codegen::tokio_stream::{self, wrappers::ReceiverStream},
+    transport::Channel,
 };
 
 use crate::Caller;
@@ -64,6 +65,38 @@ pub fn read(namespace: &str, key: &str) -> ReadRequest {
         key: key.into(),
         ..ReadRequest::default()
     }
+}
+
+/// Reads as a stream, and may fail.
+///
+/// # Errors
+/// As the daemon says, before the header or after it.
+pub async fn read_from(
+    mut stub: CacheServiceClient<Channel>,
+    request: ReadRequest,
+) -> Result<Got, Status> {
+    let mut stream = stub.read(request).await?.into_inner();
+    let mut header = None;
+    let mut value = BytesMut::new();
+    while let Some(message) = stream.message().await? {
+        match message.part.expect("a part") {
+            read_response::Part::Header(it) => {
+                assert!(
+                    header.is_none() && value.is_empty(),
+                    "the header comes first"
+                );
+                header = Some(it);
+            }
+            read_response::Part::Chunk(chunk) => {
+                assert!((1..=1 << 20).contains(&chunk.len()), "1 byte to 1 MiB");
+                value.extend_from_slice(&chunk);
+            }
+        }
+    }
+    Ok(Got {
+        header: header.expect("a header"),
+        value: value.freeze(),
+    })
 }
 
 /// A stream of Write whose parts a test sends one by one.
@@ -165,27 +198,6 @@ impl Caller {
     /// # Errors
     /// As the daemon says, before the header or after it.
     pub async fn try_read(&self, request: ReadRequest) -> Result<Got, Status> {
-        let mut stream = self.stub().read(request).await?.into_inner();
-        let mut header = None;
-        let mut value = BytesMut::new();
-        while let Some(message) = stream.message().await? {
-            match message.part.expect("a part") {
-                read_response::Part::Header(it) => {
-                    assert!(
-                        header.is_none() && value.is_empty(),
-                        "the header comes first"
-                    );
-                    header = Some(it);
-                }
-                read_response::Part::Chunk(chunk) => {
-                    assert!((1..=1 << 20).contains(&chunk.len()), "1 byte to 1 MiB");
-                    value.extend_from_slice(&chunk);
-                }
-            }
-        }
-        Ok(Got {
-            header: header.expect("a header"),
-            value: value.freeze(),
-        })
+        read_from(self.stub(), request).await
     }
 }

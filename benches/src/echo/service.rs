@@ -62,6 +62,7 @@ impl Echo {
             version: version.clone(),
             create_time: Some(now.into()),
             expire_time,
+            negative: false,
         };
         let get = GetResponse {
             entry: Some(entry.clone()),

@@ -2,7 +2,7 @@
 
 mod presentation;
 
-use super::{Bench, Part, generator::Measured, process, process::Server, section::Section};
+use super::{Bench, Effort, Part, generator::Measured, process, process::Server, section::Section};
 
 /// How the calls reach the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -141,7 +141,12 @@ fn measure_over(
     bench.generator.preload_all(daemon.server.address(), &[])?;
     let workloads = workloads
         .iter()
-        .map(|workload| Ok((*workload, run_rounds(bench, &mut contestants, *workload)?)))
+        .map(|workload| {
+            Ok((
+                *workload,
+                run_rounds(bench, &bench.effort, &mut contestants, *workload)?,
+            ))
+        })
         .collect::<Result<_, String>>()?;
     let daemon = contestants.last().ok_or("there is no daemon")?;
     let daemon_resident_bytes = daemon.server.resident_bytes()?;
@@ -186,6 +191,7 @@ fn start_all(bench: &Bench, transport: Transport) -> Result<Vec<Contestant>, Str
 /// Runs the load against each in turn, round after round.
 pub(super) fn run_rounds(
     bench: &Bench,
+    effort: &Effort,
     contestants: &mut [Contestant],
     workload: Workload,
 ) -> Result<Vec<Series>, String> {
@@ -196,12 +202,12 @@ pub(super) fn run_rounds(
             samples: Vec::new(),
         })
         .collect();
-    for round in 0..bench.effort.rounds {
+    for round in 0..effort.rounds {
         for place in 0..contestants.len() {
             // Each round begins with another one, so that no place in the order is an advantage.
             let index = (round + place) % contestants.len();
             let Contestant { name, server } = &mut contestants[index];
-            let sample = run_once(bench, server, workload)
+            let sample = run_once(bench, effort, server, workload)
                 .map_err(|error| format!("{name}: {error} ({})", server.condition()))?;
             all[index].samples.push(sample);
         }
@@ -209,21 +215,20 @@ pub(super) fn run_rounds(
     Ok(all)
 }
 
-fn run_once(bench: &Bench, server: &Server, workload: Workload) -> Result<Sample, String> {
+fn run_once(
+    bench: &Bench,
+    effort: &Effort,
+    server: &Server,
+    workload: Workload,
+) -> Result<Sample, String> {
     let flags: Vec<_> = workload
         .flags()
         .iter()
         .map(|flag| (*flag).to_owned())
         .chain([
             "--preload=false".to_owned(),
-            format!(
-                "--duration={}",
-                humantime::format_duration(bench.effort.run)
-            ),
-            format!(
-                "--warm-up={}",
-                humantime::format_duration(bench.effort.warm_up)
-            ),
+            format!("--duration={}", humantime::format_duration(effort.run)),
+            format!("--warm-up={}", humantime::format_duration(effort.warm_up)),
         ])
         .collect();
     let server_before = server.processor_seconds()?;

@@ -22,7 +22,8 @@ const REPLY_BYTES: usize = 10;
 
 /// The daemons after the one that exports nothing, each with what its throughput should be to that
 /// one's.
-const NAMES: [(&str, Option<f64>); 6] = [
+const NAMES: [(&str, Option<f64>); 7] = [
+    ("exports nothing either", None),
     ("1 % traced", Some(0.95)),
     ("all traced", Some(0.7)),
     ("1 % traced, the collector refuses", Some(0.97)),
@@ -42,13 +43,15 @@ pub(super) fn measure(bench: &Bench) -> Result<Section, String> {
 
 fn measure_all(bench: &Bench) -> Result<Section, String> {
     let mut section = Section::new(TITLE);
-    section.note(
-        "Get as in the first part, over TCP, against a daemon that exports nothing. The collector \
+    let effort = bench.effort.finer();
+    let (rounds, run) = (effort.rounds, humantime::format_duration(effort.run));
+    section.note(format!(
+        "{rounds} rounds of {run}; how far two equal daemons are apart is a figure as well. Get as in the first part, over TCP, against a daemon that exports nothing. The collector \
          takes OTLP over HTTP, on the same cores, and throws everything away unread. The one that \
          refuses has nobody listening, the one that hangs takes connections and says nothing, the \
          one that resets does so in the middle of its first answer. Metrics are exported every \
          second.",
-    );
+    ));
     let collector = Collector::start();
     collector.answer(Answer::Forget);
     let refusing = Proxy::start(collector.http());
@@ -60,6 +63,7 @@ fn measure_all(bench: &Bench) -> Result<Section, String> {
         .map_err(|error| format!("cannot listen: {error}"))?;
     let (there, away, silent) = (collector.http(), refusing.address(), hanging.0);
     let exports = [
+        None,
         None,
         Some((there, SHARE)),
         Some((there, 1.0)),
@@ -81,7 +85,7 @@ fn measure_all(bench: &Bench) -> Result<Section, String> {
         bench.generator.preload_all(server.address(), &[])?;
         contestants.push(Contestant { name, server });
     }
-    let series = run_rounds(bench, &mut contestants, Workload::Get)?;
+    let series = run_rounds(bench, &effort, &mut contestants, Workload::Get)?;
     present(&mut section, &series);
     for contestant in contestants {
         contestant.server.stop()?;

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     exit::{Exit, Failure},
     flags::ReadFlags,
-    get::note_miss,
+    get::{note_miss, note_negative},
     output,
     session::Session,
     view::{self, ProvenanceView},
@@ -31,6 +31,7 @@ pub(crate) struct Args {
 #[derive(Debug, Serialize)]
 struct Report<'a> {
     exists: bool,
+    negative: bool,
     namespace: &'a str,
     key: &'a str,
     ttl_ms: Option<u64>,
@@ -46,6 +47,7 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
     if session.json {
         output::json(&Report {
             exists: presence.remaining.is_some(),
+            negative: presence.negative,
             namespace: session.namespace(),
             key: &args.key,
             ttl_ms: presence.remaining.map(view::milliseconds),
@@ -56,6 +58,7 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
         Some(_) if session.json => Ok(Exit::Ok),
         None if session.json => Ok(Exit::Miss),
         Some(remaining) => {
+            note_negative(session, &args.key, presence.negative);
             output::line(format_args!("{}", view::span(remaining)))?;
             Ok(Exit::Ok)
         }

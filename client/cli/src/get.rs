@@ -25,7 +25,8 @@ Examples:
   pannier get greeting --local-only --max-stale 0s
   pannier get report --lease 1m --wait 30s
 
-Exit code 1: there is no such entry. With --lease, stderr says then whether you are the one to
+Exit code 1: there is no such entry. An entry that says that there is no value (see `pannier put
+--negative`) is a hit: nothing is printed, and stderr says so. With --lease, stderr says then whether you are the one to
 compute the value; put it with `pannier put --lease-token HEX`.";
 
 /// Print a value, or store it in a file
@@ -99,6 +100,7 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
         }
         return Ok(Exit::Miss);
     };
+    note_negative(session, &args.key, hit.negative);
     let destination = Destination::open(args.output.as_deref())?;
     if destination.is_terminal() && str::from_utf8(&hit.value).is_err() {
         let what = format!("the value is not text ({} bytes)", hit.value.len());
@@ -115,6 +117,17 @@ pub(crate) fn note_miss(session: &Session, key: &str) {
         session.namespace(),
         output::printable(key)
     ));
+}
+
+/// Says on stderr that an entry says that there is no value.
+pub(crate) fn note_negative(session: &Session, key: &str, negative: bool) {
+    if negative {
+        output::note(format_args!(
+            "negative: {}/{} is known to have no value",
+            session.namespace(),
+            output::printable(key)
+        ));
+    }
 }
 
 fn write(mut destination: Destination, hit: &Hit) -> Result<(), Failure> {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use pannier_client::{Outcome, UNARY_VALUE_BYTES_MAX};
 
 use crate::{
@@ -19,6 +20,7 @@ Examples:
   pannier -n builds put app.tar ./app.tar --tag nightly --content-type application/x-tar
   pannier put config - --if-absent --meta author=me
   pannier put config ./config.json --if-version 0190f3c2a1b47c2e8d5f60718293a4b5
+  pannier put user:17 --negative
 
 Values of up to 4128768 bytes (4 MiB less 64 KiB), often less by the namespace's policy; larger
 ones with `pannier write`. Exit code 4: the condition does not hold.";
@@ -34,24 +36,27 @@ pub(crate) struct Args {
     /// The value itself
     #[arg(long, value_name = "TEXT", conflicts_with = "file")]
     value: Option<String>,
+    /// Say that there is no value, so that nobody looks for it again
+    #[arg(long, conflicts_with_all = ["file", "value"])]
+    negative: bool,
     #[command(flatten)]
     write: WriteFlags,
 }
 
 pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> {
+    let mut options = args.write.into_options();
+    if args.negative {
+        options = options.negative();
+    }
     let value = match args.value {
         Some(text) => text.into(),
+        None if args.negative => Bytes::new(),
         None => Source::open(args.file.as_deref())?.read_within(UNARY_VALUE_BYTES_MAX)?,
     };
     let size_bytes = value.len() as u64;
     let outcome = session
         .client
-        .put(
-            session.namespace(),
-            &args.key,
-            value,
-            args.write.into_options(),
-        )
+        .put(session.namespace(), &args.key, value, options)
         .await
         .map_err(|error| session.failure(error))?;
     let stored = match outcome {

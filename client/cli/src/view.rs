@@ -14,6 +14,7 @@ use serde::Serialize;
 pub(crate) struct EntryView<'a> {
     version: String,
     size_bytes: u64,
+    negative: bool,
     ttl_ms: u64,
     created: String,
     expires: String,
@@ -27,6 +28,7 @@ impl<'a> EntryView<'a> {
         Self {
             version: hit.version.to_string(),
             size_bytes,
+            negative: hit.negative,
             ttl_ms: milliseconds(hit.remaining()),
             created: instant(hit.created),
             expires: instant(hit.expires),

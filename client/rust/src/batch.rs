@@ -24,6 +24,8 @@ pub struct PutItem {
     pub content_type: String,
     /// Tags by which the entry can be invalidated.
     pub tags: Vec<String>,
+    /// As [`PutOptions::negative`](crate::PutOptions::negative).
+    pub negative: bool,
 }
 
 impl PutItem {
@@ -44,6 +46,7 @@ impl PutItem {
             metadata: self.metadata,
             content_type: self.content_type,
             tags: self.tags,
+            negative: self.negative,
         })
     }
 }

@@ -177,11 +177,13 @@ impl Client {
                 remaining: response
                     .exists
                     .then(|| time::from_proto(response.ttl).unwrap_or_default()),
+                negative: response.negative,
                 provenance: Provenance::from_proto(response.provenance),
                 skipped: None,
             }),
             Err(error) => self.pass_over(error).map(|error| Presence {
                 remaining: None,
+                negative: false,
                 provenance: Provenance::nowhere(),
                 skipped: Some(error),
             }),

@@ -80,6 +80,9 @@ pub struct Hit {
     pub created: SystemTime,
     /// When its lifetime ends.
     pub expires: SystemTime,
+    /// Whether it was put as [negative](crate::PutOptions::negative): where values come from there
+    /// is none, and `value` is empty.
+    pub negative: bool,
 }
 
 impl Hit {
@@ -103,6 +106,7 @@ impl Hit {
             metadata: entry.metadata,
             content_type: entry.content_type,
             tags: entry.tags,
+            negative: entry.negative,
         })
     }
 }
@@ -150,6 +154,8 @@ impl Lookup {
 pub struct Presence {
     /// Remaining lifetime; absent when there is no live entry.
     pub remaining: Option<Duration>,
+    /// Whether the entry says that there is no value.
+    pub negative: bool,
     /// Where the answer came from.
     pub provenance: Provenance,
     /// Why the daemon was passed over; only under fail-open, and then `remaining` is absent.

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{Client, Error, Kind, PutOptions, ReadOptions, Result, Target, proto, time};
+use crate::{Client, Error, Hit, Kind, PutOptions, ReadOptions, Result, Target, proto, time};
 
 /// How to take part in the election of the one who computes. The default: not to wait, and to be
 /// given ten seconds.
@@ -159,6 +159,8 @@ impl Client {
     /// that another caller tries at once. [`ComputeError::Cache`] when the request is at fault
     /// ([`Kind::InvalidArgument`], [`Kind::Refused`]): then nothing was computed, or the value
     /// breaks a limit.
+    ///
+    /// A negative entry is not taken for a value: who meets one computes.
     pub async fn get_or_compute<E>(
         &self,
         namespace: &str,
@@ -167,24 +169,66 @@ impl Client {
         options: PutOptions,
         compute: impl AsyncFnOnce() -> Result<Bytes, E>,
     ) -> Result<Bytes, ComputeError<E>> {
+        let known = |hit: &Hit| (!hit.negative).then(|| hit.value.clone());
+        let to_put = |value: &Bytes| (value.clone(), options.clone());
+        let how = (lease, &options, known, to_put);
+        self.elect(namespace, key, how, compute).await
+    }
+
+    /// As [`get_or_compute`](Client::get_or_compute) of a value that may not exist. `None` is kept as
+    /// a [negative](PutOptions::negative) entry, for the namespace's `negative_ttl`.
+    ///
+    /// # Errors
+    /// As of [`get_or_compute`](Client::get_or_compute).
+    pub async fn get_or_compute_optional<E>(
+        &self,
+        namespace: &str,
+        key: &str,
+        lease: LeaseOptions,
+        options: PutOptions,
+        compute: impl AsyncFnOnce() -> Result<Option<Bytes>, E>,
+    ) -> Result<Option<Bytes>, ComputeError<E>> {
+        let known = |hit: &Hit| Some((!hit.negative).then(|| hit.value.clone()));
+        let to_put = |value: &Option<Bytes>| match value {
+            Some(value) => (value.clone(), options.clone()),
+            None => (Bytes::new(), options.clone().negated()),
+        };
+        let how = (lease, &options, known, to_put);
+        self.elect(namespace, key, how, compute).await
+    }
+
+    /// What both have in common: what is known by an entry, and what is put for what was computed.
+    async fn elect<T, E>(
+        &self,
+        namespace: &str,
+        key: &str,
+        (lease, options, known, to_put): (
+            LeaseOptions,
+            &PutOptions,
+            impl Fn(&Hit) -> Option<T>,
+            impl Fn(&T) -> (Bytes, PutOptions),
+        ),
+        compute: impl AsyncFnOnce() -> Result<T, E>,
+    ) -> Result<T, ComputeError<E>> {
         let read = ReadOptions {
             lease: Some(lease.tags(options.own_tags())),
             ..ReadOptions::default()
         };
-        let (hit, lease) = match self.get_with(namespace, key, &read).await {
-            Ok(lookup) => (lookup.hit, lookup.lease),
+        let (known, lease) = match self.get_with(namespace, key, &read).await {
+            Ok(lookup) => (lookup.hit.as_ref().and_then(known), lookup.lease),
             Err(error) if is_fault_of_the_request(&error) => {
                 return Err(ComputeError::Cache(error));
             }
             Err(_) => (None, None),
         };
-        if let (Some(hit), None) = (&hit, &lease) {
-            return Ok(hit.value.clone());
-        }
-        let value = match (compute().await, hit) {
-            (Ok(value), _) => value,
+        let known = match (known, &lease) {
+            (Some(known), None) => return Ok(known),
+            (known, _) => known,
+        };
+        let computed = match (compute().await, known) {
+            (Ok(computed), _) => computed,
             // It is still good.
-            (Err(_), Some(hit)) => return Ok(hit.value),
+            (Err(_), Some(known)) => return Ok(known),
             (Err(error), None) => {
                 if lease.is_some() {
                     let keys = Target::Keys(vec![key.to_owned()]);
@@ -194,14 +238,15 @@ impl Client {
                 return Err(ComputeError::Compute(error));
             }
         };
+        let (value, options) = to_put(&computed);
         let options = match &lease {
             Some(lease) => options.lease(lease),
             None => options,
         };
-        match self.put(namespace, key, value.clone(), options).await {
+        match self.put(namespace, key, value, options).await {
             Err(error) if error.kind() == Kind::InvalidArgument => Err(ComputeError::Cache(error)),
             // Overtaken, or out of reach: this caller has it.
-            Ok(_) | Err(_) => Ok(value),
+            Ok(_) | Err(_) => Ok(computed),
         }
     }
 }

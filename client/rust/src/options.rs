@@ -4,7 +4,7 @@ use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{Lease, LeaseOptions, Result, Version, WriteMode, proto, time};
+use crate::{Error, Kind, Lease, LeaseOptions, Result, Version, WriteMode, proto, time};
 
 /// How to read. The default: as the namespace says, from whichever tier has it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -56,6 +56,7 @@ pub struct PutOptions {
     mode: WriteMode,
     condition: Option<proto::write_options::Condition>,
     lease_token: Bytes,
+    negative: bool,
 }
 
 impl PutOptions {
@@ -121,6 +122,20 @@ impl PutOptions {
         self.lease_token(lease.token.clone())
     }
 
+    /// Says that where values come from there is none, so that nobody looks again. The value must be
+    /// empty; without a ttl the namespace's `negative_ttl` counts (default 1 min). For unary puts
+    /// only, and not in a raw or immutable namespace.
+    pub fn negative(mut self) -> Self {
+        self.negative = true;
+        self
+    }
+
+    /// The same for a negative entry, whose lifetime is the namespace's to say.
+    pub(crate) fn negated(mut self) -> Self {
+        self.ttl = None;
+        self.negative()
+    }
+
     /// The tags so far.
     pub(crate) fn own_tags(&self) -> impl Iterator<Item = String> {
         self.tags.iter().cloned()
@@ -163,6 +178,7 @@ impl PutOptions {
             metadata: self.metadata,
             content_type: self.content_type,
             tags: self.tags,
+            negative: self.negative,
         })
     }
 
@@ -172,6 +188,10 @@ impl PutOptions {
         key: &str,
         content: Content,
     ) -> Result<proto::WriteHeader> {
+        if self.negative {
+            let text = "negative: cannot be used with a stream";
+            return Err(Error::local(Kind::InvalidArgument, text));
+        }
         Ok(proto::WriteHeader {
             namespace: namespace.to_owned(),
             key: key.to_owned(),

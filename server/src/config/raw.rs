@@ -148,6 +148,7 @@ pub(super) struct Policy {
     pub(super) ttl: Option<Span>,
     pub(super) max_ttl: Option<Span>,
     pub(super) ttl_jitter: Option<f64>,
+    pub(super) negative_ttl: Option<Span>,
     pub(super) max_stale: Option<Span>,
     pub(super) max_value_size: Option<Size>,
     pub(super) max_stream_size: Option<Size>,

@@ -287,6 +287,7 @@ impl Engine {
     ) -> Looked {
         let nothing = Looked {
             shared: looked.shared,
+            standing: looked.standing,
             ..Looked::nothing()
         };
         let Some(found) = looked

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join_all;
 
 use super::{
-    Engine, ReadOptions, Source,
+    Engine, ReadOptions, Source, Standing,
     looked::Looked,
     shared::{Question, Shared, Worth, shared_is_away},
 };
@@ -30,7 +30,9 @@ pub(super) struct Known {
     pub(super) stale: bool,
     /// It has tags, which have not been asked.
     pub(super) is_tagged: bool,
+    pub(super) is_negative: bool,
     pub(super) shared: Option<Duration>,
+    pub(super) standing: Option<Standing>,
 }
 
 /// One read of one key.
@@ -54,7 +56,9 @@ impl Known {
             source: looked.source,
             stale: looked.stale,
             is_tagged: false,
+            is_negative: found.is_some_and(|found| found.record.head().is_negative),
             shared: looked.shared,
+            standing: looked.standing,
         }
     }
 }
@@ -147,7 +151,10 @@ impl Engine {
         let fetched = Box::pin(ask).await;
         let spent = Some(asked.elapsed());
         let looked = match fetched.found {
-            Ok(None) => Looked::nothing(),
+            Ok(None) => Looked {
+                standing: Some(Standing::Attached),
+                ..Looked::nothing()
+            },
             Ok(Some(found)) => {
                 self.stamper.observe(&found.record.head().stamp);
                 let expires = found.expires;
@@ -157,7 +164,11 @@ impl Engine {
                     .found
                     .as_ref()
                     .map_or(Source::None, |_| fetched.source);
-                Looked { source, ..looked }
+                Looked {
+                    source,
+                    standing: Some(Standing::Attached),
+                    ..looked
+                }
             }
             Err(error) => {
                 let detail = format!(": {error}");
@@ -165,6 +176,7 @@ impl Engine {
             }
         };
         let wrong_tier = options.local_only && looked.source == Source::Shared;
+        let standing = looked.standing;
         let looked = if wrong_tier {
             Looked::nothing()
         } else {
@@ -172,6 +184,7 @@ impl Engine {
         };
         Ok(Looked {
             shared: spent,
+            standing,
             ..looked
         })
     }
@@ -217,12 +230,16 @@ impl Engine {
             let head = found.record.head();
             shared.stale(question, head, found.mark, options.max_stale)
         };
-        Ok(match local.filter(allowed) {
+        let looked = match local.filter(allowed) {
             Some(found) => Looked {
                 stale: true,
                 ..Looked::local(found)
             },
             None => Looked::nothing(),
+        };
+        Ok(Looked {
+            standing: Some(Standing::Detached),
+            ..looked
         })
     }
 
@@ -302,7 +319,8 @@ impl Engine {
             source: Source::Local,
             stale,
             is_tagged: head.is_tagged,
-            shared: None,
+            is_negative: head.is_negative,
+            ..Known::default()
         };
         if let Some((head, _, _, Worth::Fresh(expires))) = local {
             return Ok(of_copy(head, expires, false));
@@ -322,11 +340,13 @@ impl Engine {
                     let noted = local.is_some_and(|(head, ..)| head.is_tagged);
                     return Ok(Known {
                         created: None,
-                        expires: there.map(|(expires, _)| expires),
+                        expires: there.map(|it| it.expires),
                         source: Source::Shared,
                         stale: false,
-                        is_tagged: there.is_some_and(|(_, is_tagged)| is_tagged || noted),
+                        is_tagged: there.is_some_and(|it| it.is_tagged || noted),
+                        is_negative: there.is_some_and(|it| it.is_negative),
                         shared: Some(asked.elapsed()),
+                        standing: Some(Standing::Attached),
                     });
                 }
                 Err(error) => detail = format!(": {error}"),
@@ -337,9 +357,13 @@ impl Engine {
         }
         let stale = local
             .filter(|(head, _, mark, _)| shared.stale(question, head, *mark, options.max_stale));
-        Ok(stale.map_or_else(Known::default, |(head, expires, ..)| {
+        let known = stale.map_or_else(Known::default, |(head, expires, ..)| {
             of_copy(head, expires, true)
-        }))
+        });
+        Ok(Known {
+            standing: Some(Standing::Detached),
+            ..known
+        })
     }
 }
 

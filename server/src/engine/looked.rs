@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Source;
+use super::{Source, Standing};
 use crate::tier::Found;
 
 /// What was found for a key, and where.
@@ -15,6 +15,8 @@ pub(super) struct Looked {
     pub(super) stale: bool,
     /// Time spent on the shared tier; `None` when it was not asked.
     pub(super) shared: Option<Duration>,
+    /// Whether Redis has answered or could not be asked; `None` when it was not needed.
+    pub(super) standing: Option<Standing>,
     /// The value of an entry whose record does not hold it.
     pub(super) value: Option<Bytes>,
 }
@@ -26,6 +28,7 @@ impl Looked {
             source: Source::None,
             stale: false,
             shared: None,
+            standing: None,
             value: None,
         }
     }

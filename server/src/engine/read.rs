@@ -101,6 +101,8 @@ pub struct Answer {
 pub struct Existence {
     /// Remaining lifetime; `None` when there is no entry.
     pub remaining: Option<Duration>,
+    /// The entry says that there is nothing.
+    pub is_negative: bool,
     /// Where the answer came from.
     pub provenance: Provenance,
 }
@@ -307,6 +309,7 @@ impl Engine {
         let mut known = match self.shared_for(namespace) {
             None => Known {
                 is_tagged: head.is_some_and(|(head, ..)| head.is_tagged),
+                is_negative: head.is_some_and(|(head, ..)| head.is_negative),
                 created: head.map(|(head, ..)| head.created),
                 expires: head.map(|(_, expires, _)| expires),
                 source: head.map_or(Source::None, |_| Source::Local),
@@ -335,13 +338,14 @@ impl Engine {
         let live = known.expires.filter(|expires| now < *expires);
         Ok(Existence {
             remaining: live.map(|expires| expires.since(now)),
+            is_negative: live.is_some() && known.is_negative,
             provenance: Provenance {
                 source: live.map_or(Source::None, |_| known.source),
                 stale: live.is_some() && known.stale,
                 age: live.and(known.created).map(|created| now.since(created)),
                 lookup: Some(begun.elapsed()),
                 shared_lookup: known.shared,
-                ..self.provenance(namespace)
+                ..self.provenance_of(namespace, known.standing)
             },
         })
     }
@@ -365,7 +369,7 @@ impl Engine {
             age: hit.as_ref().map(|hit| self.now().since(hit.created)),
             lookup: Some(lookup),
             shared_lookup: looked.shared,
-            ..self.provenance(namespace)
+            ..self.provenance_of(namespace, looked.standing)
         };
         Answer {
             hit,
@@ -378,9 +382,11 @@ impl Engine {
 fn hit(namespace: &Namespace, found: &Found, value: Option<Bytes>) -> Option<Hit> {
     let (record, head) = (&found.record, found.record.head());
     let entry = match value {
-        Some(value) => record
-            .attributes()
-            .map(|attributes| Entry { value, attributes }),
+        Some(value) => record.attributes().map(|attributes| Entry {
+            value,
+            attributes,
+            negative: false,
+        }),
         None => record.entry(),
     };
     let hit = entry.map(|entry| {

@@ -24,7 +24,8 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use super::{
-    Engine, ReadOptions, Source, WriteMode, available, looked::Looked, placed::Placed, write::Put,
+    Engine, ReadOptions, Source, Standing, WriteMode, available, looked::Looked, placed::Placed,
+    write::Put,
 };
 use crate::{
     clock::Timestamp,
@@ -127,6 +128,7 @@ impl Engine {
         let entry = Entry {
             value: Bytes::new(),
             attributes: Attributes::default(),
+            negative: false,
         };
         let put = Put {
             namespace: of_tags,
@@ -176,15 +178,19 @@ impl Engine {
             let Some(found) = looked.found.as_ref().filter(tagged) else {
                 return Ok(looked);
             };
-            let standing = self.judge_all(namespace, of_tags, found, (options, steps));
-            match standing.await? {
-                Standing::Current => return Ok(looked),
-                Standing::Stale => {
+            let verdict = self.judge_all(namespace, of_tags, found, (options, steps));
+            match verdict.await? {
+                Verdict::Current => return Ok(looked),
+                Verdict::Stale => {
                     looked.stale = true;
+                    looked.standing = Some(Standing::Detached);
                     return Ok(looked);
                 }
-                Standing::Unknown => break,
-                Standing::Gone => self.bury(namespace, key, found).await,
+                Verdict::Unknown => {
+                    looked.standing = Some(Standing::Detached);
+                    break;
+                }
+                Verdict::Gone => self.bury(namespace, key, found).await,
             }
             if !may_look_again || looked.source != Source::Local {
                 break;
@@ -194,6 +200,7 @@ impl Engine {
         }
         Ok(Looked {
             shared: looked.shared,
+            standing: looked.standing,
             ..Looked::nothing()
         })
     }
@@ -205,19 +212,19 @@ impl Engine {
         of_tags: &Namespace,
         found: &Found,
         (options, steps): (ReadOptions, &Steps),
-    ) -> Result<Standing> {
+    ) -> Result<Verdict> {
         let begun = Instant::now();
         let tags = available(namespace, found.record.tags().map(Some)).unwrap_or_default();
         let asked = tags
             .iter()
             .map(|(tag, generation)| self.judge(of_tags, tag, *generation, options));
         let judged: Vec<_> = try_join_all(asked).await?;
-        let worst = judged.iter().map(|(standing, _)| *standing).max();
-        let worst = worst.unwrap_or(Standing::Unknown);
+        let worst = judged.iter().map(|(verdict, _)| *verdict).max();
+        let worst = worst.unwrap_or(Verdict::Unknown);
         if judged.iter().any(|(_, asked_redis)| *asked_redis) {
             let ended = match worst {
-                Standing::Current | Standing::Stale => Ended::Hit,
-                Standing::Unknown | Standing::Gone => Ended::Miss,
+                Verdict::Current | Verdict::Stale => Ended::Hit,
+                Verdict::Unknown | Verdict::Gone => Ended::Miss,
             };
             steps.note(What::Verify, TierName::Shared, ended, begun);
         }
@@ -232,7 +239,7 @@ impl Engine {
         tag: &str,
         generation: Stamp,
         options: ReadOptions,
-    ) -> Result<(Standing, bool)> {
+    ) -> Result<(Verdict, bool)> {
         let key = Key::new(tag)?;
         let options = ReadOptions {
             local_only: false,
@@ -244,12 +251,12 @@ impl Engine {
         };
         let looked = self.look_for_tag(of_tags, &key, options).await?;
         let asked_redis = looked.shared.is_some();
-        let standing = match (has(&looked), self.shared_for(of_tags)) {
-            (true, _) if looked.stale => Standing::Stale,
-            (true, _) => Standing::Current,
-            (false, None) => Standing::Gone,
-            (false, Some(shared)) if !shared.coherence.is_attached() => Standing::Unknown,
-            (false, Some(_)) if asked_redis => Standing::Gone,
+        let verdict = match (has(&looked), self.shared_for(of_tags)) {
+            (true, _) if looked.stale => Verdict::Stale,
+            (true, _) => Verdict::Current,
+            (false, None) => Verdict::Gone,
+            (false, Some(shared)) if !shared.coherence.is_attached() => Verdict::Unknown,
+            (false, Some(_)) if asked_redis => Verdict::Gone,
             // The copy of the tag may be older than the entry: the word of a change is on its way.
             (false, Some(_)) => {
                 let options = ReadOptions {
@@ -257,13 +264,13 @@ impl Engine {
                     ..options
                 };
                 match self.look_for_tag(of_tags, &key, options).await {
-                    Ok(looked) if has(&looked) => Standing::Current,
-                    Ok(_) => Standing::Gone,
-                    Err(_) => Standing::Unknown,
+                    Ok(looked) if has(&looked) => Verdict::Current,
+                    Ok(_) => Verdict::Gone,
+                    Err(_) => Verdict::Unknown,
                 }
             }
         };
-        Ok((standing, asked_redis))
+        Ok((verdict, asked_redis))
     }
 
     async fn look_for_tag(
@@ -293,7 +300,7 @@ impl Engine {
 
 /// What is known of a tag of an entry, from the best to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Standing {
+enum Verdict {
     /// It has the generation.
     Current,
     /// It had it when Redis could last be asked.

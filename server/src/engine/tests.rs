@@ -226,6 +226,7 @@ async fn put(engine: &Engine, model: &mut Model, step: &Step) {
     let entry = Entry {
         value: bytes.clone(),
         attributes: Attributes::default(),
+        negative: false,
     };
     let (name, steps) = (NAMESPACES[namespace], Steps::default());
     let put = engine.put(name, key.clone(), entry, options, &steps);
@@ -380,6 +381,7 @@ async fn outcomes_are_counted_by_namespace() {
     let entry = || Entry {
         value: "v".into(),
         attributes: Attributes::default(),
+        negative: false,
     };
     let always = PutOptions {
         ttl: None,

@@ -180,6 +180,7 @@ impl Engine {
         let entry = Entry {
             value,
             attributes: draft.attributes.clone(),
+            negative: false,
         };
         let put = self.put_entry(namespace, key, &entry, (draft.options, steps));
         let written = put.await?;
@@ -215,6 +216,7 @@ impl Engine {
                 let entry = Entry {
                     value,
                     attributes: draft.attributes.clone(),
+                    negative: false,
                 };
                 let put = self.put_entry(namespace, key, &entry, (draft.options, steps));
                 let written = put.await?;

@@ -192,7 +192,10 @@ impl Engine {
     ) -> Result<Written> {
         let policy = &namespace.policy;
         let begun = Instant::now();
-        let (created, expires) = self.times(namespace, options.ttl);
+        let ttl = options
+            .ttl
+            .or_else(|| entry.negative.then_some(policy.negative_ttl.0));
+        let (created, expires) = self.times(namespace, ttl);
         if options.lease.is_some_and(|token| token.is_over(created)) {
             return Err(lease_has_ended());
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BEGINNING_BYTES, Codec, FORMAT, MAGIC, time_at};
+use super::{BEGINNING_BYTES, Codec, FORMAT, MAGIC, NEGATIVE, TAGGED, time_at};
 use crate::stamp::Stamp;
 
 /// What a record has in the place of a value.
@@ -25,6 +25,8 @@ pub struct Beginning {
     pub content: Content,
     /// As in the head of the whole record.
     pub is_tagged: bool,
+    /// As in the head of the whole record.
+    pub is_negative: bool,
     /// How long the entry lives from when it was put.
     pub lifetime: Duration,
 }
@@ -37,7 +39,8 @@ impl Beginning {
         let beginning = Self {
             stamp: Stamp::from_bytes(bytes[..16].try_into().ok()?),
             content: Codec::of(bytes[20])?.content(),
-            is_tagged: bytes[21] != 0,
+            is_tagged: bytes[21] & TAGGED != 0,
+            is_negative: bytes[21] & NEGATIVE != 0,
             lifetime: time_at(bytes, 32)?.since(time_at(bytes, 24)?),
         };
         known.then_some(beginning)

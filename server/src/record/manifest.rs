@@ -179,6 +179,7 @@ impl Record {
             expires,
             value_bytes: usize::try_from(value_bytes).unwrap_or(usize::MAX),
             is_tagged: !generations.is_empty(),
+            is_negative: false,
             codec: Codec::InChunks,
             attribute_bytes: bytes.len() - HEADER_BYTES,
             stored_bytes: stored.len(),

@@ -13,37 +13,78 @@ fn attributes() -> Attributes {
     .expect("within limits")
 }
 
+const STAMP: Stamp = Stamp::from_bytes(*b"0123456789abcdef");
+const TIMES: (Timestamp, Timestamp) = (
+    Timestamp::from_millis(1_700_000_000_000),
+    Timestamp::from_millis(1_700_000_060_000),
+);
+
 fn record(value: &[u8], attributes: Attributes, compression: Compression) -> Record {
     let entry = Entry {
         value: Bytes::copy_from_slice(value),
         attributes,
+        negative: false,
     };
-    Record::encode(
-        &entry,
-        Stamp::from_bytes(*b"0123456789abcdef"),
-        Timestamp::from_millis(1_700_000_000_000),
-        Timestamp::from_millis(1_700_000_060_000),
-        compression,
-    )
-    .expect("encodes")
+    record_of(&entry, compression)
 }
 
-/// Every kind of record, by name of its golden file.
+fn record_of(entry: &Entry, compression: Compression) -> Record {
+    Record::encode(entry, STAMP, TIMES.0, TIMES.1, compression).expect("encodes")
+}
+
+/// Records that hold the place of a value, likewise. The same bytes for ever.
+fn placeholders() -> Vec<(&'static str, Record)> {
+    let manifest = Manifest::new(STAMP, (1 << 20) + 7, vec![1, 2], Some([3; 32]));
+    let said = (&attributes(), &[STAMP, STAMP][..]);
+    vec![
+        ("v1-lease", Record::lease(STAMP, TIMES.0, TIMES.1)),
+        (
+            "v1-elsewhere",
+            record(b"value", attributes(), Compression::None).without_value(),
+        ),
+        (
+            "v1-chunks",
+            Record::of_chunks(&manifest, said, STAMP, TIMES).expect("encodes"),
+        ),
+    ]
+}
+
+/// Every kind of record with a value, by name of its golden file.
 fn samples() -> Vec<(&'static str, Record, Entry)> {
     let text = b"all work and no play ".repeat(100);
     let make = |name, value: &[u8], attributes: Attributes, compression| {
         let entry = Entry {
             value: Bytes::copy_from_slice(value),
             attributes: attributes.clone(),
+            negative: false,
         };
         (name, record(value, attributes, compression), entry)
+    };
+    let negative = Entry {
+        value: Bytes::new(),
+        attributes: attributes(),
+        negative: true,
     };
     vec![
         make("v1-empty", b"", Attributes::default(), Compression::None),
         make("v1-raw", b"value", attributes(), Compression::None),
         make("v1-lz4", &text, attributes(), Compression::Lz4),
         make("v1-zstd", &text, Attributes::default(), Compression::Zstd),
+        (
+            "v1-negative",
+            record_of(&negative, Compression::Lz4),
+            negative,
+        ),
     ]
+}
+
+#[test]
+fn a_negative_record_has_no_value() {
+    let mut record = record(b"value", attributes(), Compression::None);
+    assert!(Head::read(record.as_bytes()).is_some());
+    record.head.is_negative = true;
+    let bytes = Record::sealed(record.head, record.bytes.to_vec()).bytes;
+    assert_eq!(Head::read(&bytes), None);
 }
 
 #[test]
@@ -51,6 +92,7 @@ fn a_record_has_the_generations_of_its_tags() {
     let entry = Entry {
         value: Bytes::from_static(b"value"),
         attributes: attributes(),
+        negative: false,
     };
     let generations = [Stamp::from_bytes([1; 16]), Stamp::from_bytes([2; 16])];
     let stamp = Stamp::from_bytes([9; 16]);
@@ -66,6 +108,7 @@ fn a_record_has_the_generations_of_its_tags() {
         stamp,
         content: Content::Value,
         is_tagged: true,
+        is_negative: false,
         lifetime: Duration::from_millis(2500),
     };
     let beginning = |record: &Record| Beginning::read(&record.as_bytes()[..BEGINNING_BYTES]);
@@ -87,12 +130,20 @@ fn a_record_has_the_generations_of_its_tags() {
 )]
 fn golden_records_of_every_format_still_decode() {
     let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-    for (name, record, entry) in samples() {
+    let bytes_of = |name, record: &Record| {
         let path = dir.join(format!("{name}.record"));
         if std::env::var_os("PANNIER_WRITE_GOLDEN").is_some() && !path.exists() {
             fs::write(&path, record.as_bytes()).expect("writes");
         }
-        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    };
+    for (name, record) in placeholders() {
+        let golden = Record::decode(bytes_of(name, &record).into()).expect("decodes");
+        assert_eq!(golden.as_bytes(), record.as_bytes(), "{name}");
+        assert_eq!(golden.head(), record.head(), "{name}");
+    }
+    for (name, record, entry) in samples() {
+        let bytes = bytes_of(name, &record);
         let golden = Record::decode(bytes.into()).expect("decodes");
         assert_eq!(golden.head().stamp, record.head().stamp, "{name}");
         assert_eq!(golden.head().created, record.head().created, "{name}");

@@ -30,6 +30,7 @@ pub(crate) fn record(seed: u64, value_bytes: usize, expires: Timestamp) -> Recor
     let entry = Entry {
         value: Bytes::from(value),
         attributes: Attributes::default(),
+        negative: false,
     };
     Record::encode(
         &entry,

@@ -49,7 +49,7 @@ use self::{
     budget::Sizes,
     health::Health,
     hot::Hot,
-    large::Large,
+    large::{Large, Threads},
     owner::{Left, Owner},
     refresh::Refresh,
     store::{INLINE_BYTES_MAX, Store},
@@ -136,6 +136,7 @@ struct Inner {
     health: Health,
     hot: Hot,
     large: Large,
+    large_threads: Threads,
     /// Told of every put and removal once it is in the store; not of copies and of damage.
     changes: Changes,
     /// Bytes taken in since the store was made: the age of a record is how far this has moved on.
@@ -172,6 +173,7 @@ impl LocalTier {
             listen: listen.to_owned(),
             hot: Hot::new(sizes.hot, INLINE_BYTES_MAX),
             large: Large::new(&store_dir(&config.data_dir), sizes.data_files),
+            large_threads: Threads::new()?,
             sizes,
             longest_lifetime,
             changes: Changes::new(clock.clone()),

@@ -372,6 +372,7 @@ fn raw(value: Bytes, sent: Timestamp, expires: Timestamp) -> Result<Found> {
     let entry = Entry {
         value,
         attributes: Attributes::default(),
+        negative: false,
     };
     let record = Record::encode(&entry, stamp, sent, expires, Compression::None);
     let record = record.map_err(|_| unexpected("MGET"))?;

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fmt, time::Duration};
 
 use super::{
-    Action, Bounds, Fault, FaultKind, Found, History, Operation, Reach, Settled,
+    Action, Bounds, Fault, FaultKind, Found, Grant, History, Operation, Reach, Settled,
     replacements::Order,
 };
 
@@ -30,6 +30,10 @@ pub enum Rule {
     Diverged,
     /// The last put is not there in the end.
     Harmed,
+    /// A put under a lease that had ended, or had been overtaken, was accepted.
+    Overtaken,
+    /// Two were told to compute at the same time.
+    Twice,
 }
 
 impl Rule {
@@ -44,6 +48,7 @@ impl Rule {
             Self::Failed => "P11",
             Self::Diverged => "P8 P10",
             Self::Harmed => "P10",
+            Self::Overtaken | Self::Twice => "P13",
         }
     }
 }
@@ -78,6 +83,8 @@ pub struct Summary {
     pub changes: [usize; 4],
     /// The longest that a replaced value was served as fresh.
     pub staleness_max: Duration,
+    /// Leases granted, and those under which a put was accepted.
+    pub grants: [usize; 2],
     /// Gets that returned a replaced value as fresh, within the lease.
     pub late_by_lease: usize,
     /// The longest that an operation took whose daemon was neither killed nor stood still.
@@ -88,11 +95,12 @@ impl fmt::Display for Summary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [home, redis, stale] = self.hits;
         let [applied, deferred, failed, unknown] = self.changes;
+        let [granted, used] = self.grants;
         write!(
             formatter,
             "{} operations, {} faults; hits: {home} at home, {redis} in Redis, {stale} stale; {} \
              misses; changes: {applied} applied, {deferred} deferred, {failed} failed, {unknown} \
-             unanswered; replaced values served as fresh: {}, for at most {:?}; slowest \
+             unanswered; leases: {granted} granted, {used} used; replaced values served as fresh: {}, for at most {:?}; slowest \
              operation: {:?}",
             self.operations,
             self.faults,
@@ -157,6 +165,15 @@ impl Check<'_> {
         }
         for index in 0..self.history.operations.len() {
             self.operation(index);
+        }
+        let mut grants: Vec<_> = self.history.grants.iter().collect();
+        grants.sort_by_key(|grant| (grant.key, grant.begin));
+        for (index, grant) in grants.iter().enumerate() {
+            self.overtaken(grant);
+            let later = grants[index + 1..].iter();
+            let of_same_key = later.take_while(|it| it.key == grant.key);
+            let meanwhile = of_same_key.take_while(|it| it.begin < grant.expires);
+            meanwhile.for_each(|it| self.twice(grant, it));
         }
         for settled in &self.history.settled {
             self.diverged(settled);
@@ -291,7 +308,9 @@ impl Check<'_> {
             return;
         };
         let own = put.daemon == get.daemon && put.end <= get.begin;
-        let lives = get.end + self.bounds.slack < expires;
+        // A daemon counts what Redis says is left from when it asked.
+        let took = get.end - get.begin;
+        let lives = get.end + took + self.bounds.slack < expires;
         let disturbed = self.history.faults.iter().any(|fault| {
             fault.kind != FaultKind::Late
                 && (fault.daemon.is_none() || fault.daemon == get.daemon)
@@ -343,6 +362,64 @@ impl Check<'_> {
             );
             self.violate(Rule::Stale, get.key, text, &[index]);
         }
+    }
+
+    fn overtaken(&mut self, grant: &Grant) {
+        self.summary.grants[0] += 1;
+        let known = grant.used.and_then(|value| self.puts.get(&value));
+        let Some(source) = known.map(|known| known.operation) else {
+            return;
+        };
+        let put = &self.history.operations[source];
+        let reach = put.reach();
+        if !matches!(reach, Some(Reach::Applied | Reach::Deferred)) {
+            return;
+        }
+        self.summary.grants[1] += 1;
+        if grant.expires + self.bounds.slack < put.begin {
+            let late = put.begin - grant.expires;
+            let text = format!("a put was accepted {late:?} after its lease had ended");
+            self.violate(Rule::Overtaken, Some(grant.key), text, &[source]);
+        }
+        let overtakes = |index: &usize| {
+            let change = &self.history.operations[*index];
+            let counts = match (reach, change.reach()) {
+                (Some(Reach::Applied), Some(Reach::Applied)) => true,
+                (Some(Reach::Deferred), Some(Reach::Applied | Reach::Deferred)) => {
+                    change.daemon == put.daemon && change.process == put.process
+                }
+                _ => false,
+            };
+            counts && change.end <= put.begin
+        };
+        let between = self.order.between(grant.key, grant.end, put.begin);
+        if let Some(change) = between.into_iter().find(overtakes) {
+            let text = "a put was accepted whose lease had been overtaken".to_owned();
+            self.violate(Rule::Overtaken, Some(grant.key), text, &[change, source]);
+        }
+    }
+
+    /// Of two grants of one key that began one after the other.
+    fn twice(&mut self, first: &Grant, second: &Grant) {
+        let lasted = second.end + self.bounds.slack < first.expires;
+        if !first.attached || !second.attached || !lasted || second.begin < first.end {
+            return;
+        }
+        if !self.order.is_quiet(first.key, first.begin, second.end) {
+            return;
+        }
+        let text = format!(
+            "daemon {} told a caller to compute at {:?}, daemon {} another one at {:?}; the first \
+             had time until {:?}",
+            first.daemon, first.end, second.daemon, second.end, first.expires
+        );
+        self.violations.push(Violation {
+            rule: Rule::Twice,
+            key: Some(first.key),
+            text,
+            operations: Vec::new(),
+            span: (first.begin, second.end),
+        });
     }
 
     fn diverged(&mut self, settled: &Settled) {

@@ -203,6 +203,24 @@ impl<'a> Order<'a> {
         all[..count].iter().rev().map(|(_, index)| *index)
     }
 
+    /// The changes of a key that began within a span of time.
+    pub(super) fn between(&self, key: usize, from: Instant, to: Instant) -> Vec<usize> {
+        let all = self.changes.get(key).map_or(&[][..], |it| &it.all);
+        let from = all.partition_point(|(begin, _)| *begin < from);
+        let began = all[from..].iter().take_while(|(begin, _)| *begin <= to);
+        began.map(|(_, index)| *index).collect()
+    }
+
+    /// Whether no change of a key can have come within a span of time.
+    pub(super) fn is_quiet(&self, key: usize, from: Instant, to: Instant) -> bool {
+        let operations = &self.history.operations;
+        let earlier = |index: &usize| {
+            let latest = self.latest(&operations[*index]);
+            latest.is_some_and(|latest| latest + self.stamps < from)
+        };
+        self.between(key, Instant::ZERO, to).iter().all(earlier)
+    }
+
     /// The last of them.
     pub(super) fn last(&self, key: usize, operation: &Operation) -> Option<usize> {
         self.before(key, operation).next()

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Action, Bounds, Fault, FaultKind, Found, History, Operation, Reach, Rule, Settled};
+use super::{
+    Action, Bounds, Fault, FaultKind, Found, Grant, History, Operation, Reach, Rule, Settled,
+};
 
 const BOUNDS: Bounds = Bounds {
     lease: Duration::from_millis(1000),
@@ -434,4 +436,91 @@ fn the_last_put_is_not_harmed_by_what_came_before_it() {
         "it takes what is newer along"
     );
     assert_eq!(with(change(3000, Applied), Swallowed), [], "it came later");
+}
+
+/// A lease for 500 ms, granted by a Get from begin to 10 ms later.
+fn grant(daemon: usize, begin: u64, used: Option<u64>) -> Grant {
+    Grant {
+        key: 0,
+        daemon,
+        begin: ms(begin),
+        end: ms(begin + 10),
+        attached: true,
+        expires: ms(begin + 500),
+        used,
+    }
+}
+
+fn with_grants(
+    operations: impl IntoIterator<Item = Operation>,
+    grants: impl IntoIterator<Item = Grant>,
+) -> History {
+    History {
+        grants: grants.into_iter().collect(),
+        ..history(operations)
+    }
+}
+
+#[test]
+fn who_was_overtaken_is_refused() {
+    for (reach, by_other, begin, is_broken) in [
+        // A change of another daemon between the grant and the put.
+        (Applied, Applied, 20, true),
+        (Deferred, Applied, 20, false),
+        (Applied, Deferred, 20, false),
+        // One that overlaps the grant, or the put.
+        (Applied, Applied, 5, false),
+        (Applied, Applied, 95, false),
+    ] {
+        let operations = [
+            by(1, begin, begin + 10, remove(by_other)),
+            by(0, 100, 110, put(1, reach)),
+        ];
+        let expected = if is_broken {
+            vec![Rule::Overtaken]
+        } else {
+            vec![]
+        };
+        let found = broken(&with_grants(operations, [grant(0, 0, Some(1))]));
+        assert_eq!(found, expected, "{reach:?}, {by_other:?}, {begin}");
+    }
+    let own = [
+        by(0, 20, 30, remove(Deferred)),
+        by(0, 100, 110, put(1, Deferred)),
+    ];
+    let found = broken(&with_grants(own, [grant(0, 0, Some(1))]));
+    assert_eq!(found, [Rule::Overtaken]);
+    for (at, expected) in [(590, vec![]), (601, vec![Rule::Overtaken])] {
+        let late = [by(0, at, at + 10, put(1, Applied))];
+        let found = broken(&with_grants(late, [grant(0, 0, Some(1))]));
+        assert_eq!(found, expected, "{at}");
+    }
+}
+
+#[test]
+fn two_do_not_compute_at_the_same_time() {
+    let other = |begin| grant(1, begin, None);
+    let twice = |operations: Vec<Operation>, second: Grant| {
+        broken(&with_grants(operations, [grant(0, 1000, None), second]))
+    };
+    assert_eq!(twice(vec![], other(1100)), [Rule::Twice]);
+    assert_eq!(
+        twice(vec![], other(1005)),
+        [],
+        "together: the order is not known"
+    );
+    assert_eq!(
+        twice(vec![], other(1391)),
+        [],
+        "the first one's time was over"
+    );
+    let alone = Grant {
+        attached: false,
+        ..other(1100)
+    };
+    assert_eq!(twice(vec![], alone), [], "each daemon by itself");
+    let change = |begin, reach| vec![by(2, begin, begin + 10, remove(reach))];
+    assert_eq!(twice(change(1050, Failed), other(1100)), []);
+    assert_eq!(twice(change(100, Applied), other(1100)), [Rule::Twice]);
+    assert_eq!(twice(change(100, Unknown), other(1100)), [Rule::Failed]);
 }

@@ -38,7 +38,7 @@ pub(super) fn measure(bench: &Bench, redis: &Redis, section: &mut Section) -> Re
         contestants.push(Contestant { name, server });
     }
     for workload in [Workload::Get, Workload::GetMany, Workload::Put] {
-        let series = run_rounds(bench, &mut contestants, workload)?;
+        let series = run_rounds(bench, &bench.effort, &mut contestants, workload)?;
         present(section, workload, &series);
     }
     contestants

@@ -52,6 +52,7 @@ impl CacheService for State {
                 metadata: request.metadata,
                 content_type: request.content_type,
                 tags: request.tags,
+                negative: request.negative,
                 ..proto::Entry::default()
             },
             ttl: request.ttl,
@@ -77,6 +78,7 @@ impl CacheService for State {
         let provenance = provenance(tier(entry.is_some()));
         Ok(Response::new(proto::ExistsResponse {
             exists: entry.is_some(),
+            negative: entry.as_ref().is_some_and(|entry| entry.negative),
             ttl,
             provenance,
         }))
@@ -152,6 +154,7 @@ impl CacheService for State {
                     metadata: item.metadata,
                     content_type: item.content_type,
                     tags: item.tags,
+                    negative: item.negative,
                     ..proto::Entry::default()
                 },
                 ttl: item.ttl,

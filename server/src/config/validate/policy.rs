@@ -23,6 +23,7 @@ pub(super) fn policy(
         ttl: Span(DAY),
         max_ttl: Span(30 * DAY),
         ttl_jitter: 0.0,
+        negative_ttl: Span(Duration::from_secs(60)),
         max_stale: Span(Duration::from_secs(60)),
         max_value_size: Size(3 << 20),
         max_stream_size: Size(1 << 30),
@@ -44,10 +45,12 @@ pub(super) fn policy(
     };
     let inherited_prefix = if is_raw { base.raw_prefix.as_str() } else { "" };
     let max_ttl = raw.max_ttl.unwrap_or(base.max_ttl);
+    // An inherited lifetime gives way to a shorter maximum; one written here must fit it.
+    let ttl = raw.ttl.unwrap_or(base.ttl.min(max_ttl));
     let policy = Policy {
-        // An inherited lifetime gives way to a shorter maximum; one written here must fit it.
-        ttl: raw.ttl.unwrap_or(base.ttl.min(max_ttl)),
+        ttl,
         max_ttl,
+        negative_ttl: raw.negative_ttl.unwrap_or(base.negative_ttl.min(ttl)),
         ttl_jitter: raw.ttl_jitter.unwrap_or(base.ttl_jitter),
         max_stale: raw.max_stale.unwrap_or(base.max_stale),
         max_value_size: raw.max_value_size.unwrap_or(base.max_value_size),
@@ -76,6 +79,11 @@ fn check_policy(policy: &Policy) -> std::result::Result<(), (&'static str, Strin
     if policy.ttl < milli || policy.ttl > policy.max_ttl {
         let text = format!("{} is not 1ms to max_ttl ({})", policy.ttl, policy.max_ttl);
         return Err(("ttl", text));
+    }
+    if policy.negative_ttl < milli || policy.negative_ttl > policy.max_ttl {
+        let (ttl, max_ttl) = (policy.negative_ttl, policy.max_ttl);
+        let text = format!("{ttl} is not 1ms to max_ttl ({max_ttl})");
+        return Err(("negative_ttl", text));
     }
     if !(0.0..=0.5).contains(&policy.ttl_jitter) {
         return Err((

@@ -114,6 +114,7 @@ mod tests {
         let entry = Entry {
             value: bytes::Bytes::new(),
             attributes: Attributes::default(),
+            negative: false,
         };
         let none = Compression::None;
         let record = Record::encode(&entry, stamp(1), expires, expires, none).expect("encodes");

@@ -14,26 +14,41 @@ use crate::{
     },
 };
 
+/// A live entry, as far as a few bytes tell.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::engine) struct Alive {
+    pub(in crate::engine) expires: Timestamp,
+    pub(in crate::engine) is_tagged: bool,
+    pub(in crate::engine) is_negative: bool,
+}
+
 impl Shared {
-    /// Whether an entry is there, until when, and whether it has tags, asking Redis for a few bytes
-    /// only. `own` is the version of the local copy: where Redis has a version without its value,
+    /// Whether an entry is there, asking Redis for a few bytes only. `own` is the version of the local copy: where Redis has a version without its value,
     /// only that counts.
     pub(in crate::engine) async fn exists(
         &self,
         link: &Link,
         question: &Question<'_>,
         own: Option<Stamp>,
-    ) -> Result<Option<(Timestamp, bool)>, SharedError> {
+    ) -> Result<Option<Alive>, SharedError> {
         let name = question.shared_name;
         if name.is_raw() {
             let found = self.noted(link, link.tier().get(name).await)?;
-            return Ok(found.map(|found| (found.expires, false)));
+            return Ok(found.map(|found| Alive {
+                expires: found.expires,
+                is_tagged: false,
+                is_negative: false,
+            }));
         }
         let checked = self.noted(link, link.tier().check(name).await)?;
         let there = checked
             .filter(|it| it.record.content == Content::Value || own == Some(it.record.stamp));
-        let there = there.map(|it| (self.end_there(&it), it.record.is_tagged));
-        Ok(there.filter(|(expires, _)| *expires > self.stamper.now()))
+        let alive = there.map(|it| Alive {
+            expires: self.end_there(&it),
+            is_tagged: it.record.is_tagged,
+            is_negative: it.record.is_negative,
+        });
+        Ok(alive.filter(|it| it.expires > self.stamper.now()))
     }
 
     pub(super) fn alive(&self, name: &SharedName, mut found: Found) -> Option<Found> {

@@ -31,7 +31,23 @@ pub(super) fn check_value(policy: &Policy, entry: &Entry) -> Result<()> {
             entry.value.len()
         )));
     }
-    Ok(())
+    if !entry.negative {
+        return Ok(());
+    }
+    let refused = match policy {
+        _ if !entry.value.is_empty() => {
+            let bytes = entry.value.len();
+            return Err(Error::invalid(format!(
+                "value: {bytes} bytes, and negative says that there is none; the limit is 0"
+            )));
+        }
+        Policy { raw: true, .. } => "the namespace is raw, it would be read as an empty value",
+        Policy {
+            immutable: true, ..
+        } => "the namespace is immutable, no value could take its place",
+        _ => return Ok(()),
+    };
+    Err(Error::invalid(format!("negative: {refused}")))
 }
 
 /// Checks all but the value.

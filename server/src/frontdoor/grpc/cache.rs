@@ -97,9 +97,10 @@ impl Cache {
             metadata,
             content_type,
             tags,
+            negative,
             ..
         } = request;
-        let entry = decode::entry(value, content_type, metadata, tags);
+        let entry = decode::entry((value, negative), content_type, metadata, tags);
         let entry = self.engine.counted_for(&call.namespace, entry)?;
         let written = self
             .engine
@@ -123,6 +124,7 @@ impl Cache {
         Ok(ExistsResponse {
             exists: answer.remaining.is_some(),
             ttl: answer.remaining.map(encode::duration),
+            negative: answer.is_negative,
             provenance: Some(encode::provenance(&answer.provenance)),
         })
     }
@@ -249,9 +251,10 @@ impl Cache {
             content_type,
             tags,
             ttl,
+            negative,
         } = item;
-        let decoded = decode::ttl(ttl.as_ref())
-            .and_then(|ttl| Ok((ttl, decode::entry(value, content_type, metadata, tags)?)));
+        let entry = decode::entry((value, negative), content_type, metadata, tags);
+        let decoded = decode::ttl(ttl.as_ref()).and_then(|ttl| Ok((ttl, entry?)));
         let (ttl, entry) = self.engine.counted_for(namespace, decoded)?;
         let options = PutOptions { ttl, ..options };
         let written = self

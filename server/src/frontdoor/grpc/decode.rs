@@ -121,7 +121,7 @@ fn write_mode(mode: i32) -> Result<WriteMode> {
 }
 
 pub(super) fn entry(
-    value: Bytes,
+    (value, negative): (Bytes, bool),
     content_type: String,
     metadata: HashMap<String, String>,
     tags: Vec<String>,
@@ -129,6 +129,7 @@ pub(super) fn entry(
     Ok(Entry {
         value,
         attributes: Attributes::new(content_type, metadata, tags)?,
+        negative,
     })
 }
 

@@ -90,6 +90,7 @@ pub(super) fn entry(hit: Hit) -> v1::Entry {
         version: Bytes::copy_from_slice(hit.stamp.as_bytes()),
         create_time: Some(timestamp(hit.created)),
         expire_time: Some(timestamp(hit.expires)),
+        negative: hit.entry.negative,
     }
 }
 

@@ -88,7 +88,7 @@ async fn next(stream: &mut Streaming<WriteRequest>) -> Result<Option<Wire>> {
 pub(super) fn draft(header: WriteHeader) -> Result<Draft> {
     let options = decode::put_options(header.options.as_ref(), header.ttl.as_ref())?;
     let entry = decode::entry(
-        Bytes::new(),
+        (Bytes::new(), false),
         header.content_type,
         header.metadata,
         header.tags,

@@ -27,6 +27,7 @@
 
 mod files;
 mod index;
+mod threads;
 
 use std::{
     fs::{self, File},
@@ -38,9 +39,9 @@ use bytes::Bytes;
 use rustix::{buffer::spare_capacity, io::Errno};
 use tokio::sync::mpsc;
 
-pub(super) use self::{files::run, index::Large};
+pub(super) use self::{files::run, index::Large, threads::Threads};
 use self::{files::unusable, index::State};
-use super::{Inner, LocalTier, closed, off_thread};
+use super::{Inner, LocalTier, closed};
 use crate::{error::Result, key::EntryName, record::Manifest, stamp::Stamp};
 
 /// Where the value begins in a file.
@@ -122,7 +123,7 @@ impl LocalTier {
         };
         let (inner, name) = (Arc::clone(&self.inner), name.clone());
         let opened = self
-            .off_thread_within(move || inner.create_large(&name, &set))
+            .on_large_thread(move || inner.create_large(&name, &set))
             .await;
         let file = match opened {
             Ok(file) => Arc::new(file),
@@ -145,7 +146,7 @@ impl LocalTier {
         self.inner.large.touch(&set, false)?;
         let inner = Arc::clone(&self.inner);
         let open = move || Ok(File::open(inner.large.path(&set)));
-        match self.off_thread_within(open).await {
+        match self.on_large_thread(open).await {
             Ok(Ok(file)) => Some(LargeFile {
                 file: Arc::new(file),
             }),
@@ -188,21 +189,15 @@ impl LocalTier {
             inner.large.remove(&manifest.set);
             Ok(None)
         };
-        self.off_thread_within(read).await.ok().flatten()
+        self.on_large_thread(read).await.ok().flatten()
     }
 
-    /// Runs what does not need the store on a thread that may block, within the limit of them.
-    async fn off_thread_within<T: Send + 'static>(
+    /// Runs what concerns files of large values on a thread that may block.
+    async fn on_large_thread<T: Send + 'static>(
         &self,
         call: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permit = Arc::clone(&self.inner.blocking).acquire_owned().await;
-        off_thread(move || {
-            let result = call();
-            drop(permit);
-            result
-        })
-        .await?
+        self.inner.large_threads.run(call).await?
     }
 }
 
@@ -234,7 +229,7 @@ impl LargeWriter {
             let made = first(&pieces);
             Ok((made, inner.append_large(&file, &set, at, &pieces)))
         };
-        self.tier.off_thread_within(write).await
+        self.tier.on_large_thread(write).await
     }
 
     /// Gives the file its name. It stays until what is returned is dropped, and then as long as an
@@ -247,7 +242,7 @@ impl LargeWriter {
             large.set_state(&set, State::Whole);
             Ok(())
         };
-        self.tier.off_thread_within(rename).await?;
+        self.tier.on_large_thread(rename).await?;
         self.pinned.take().ok_or_else(closed)
     }
 }

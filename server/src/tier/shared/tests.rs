@@ -68,6 +68,7 @@ pub(super) fn stamped(stamp: u128) -> Record {
     let entry = Entry {
         value: Bytes::from(vec![7; 100]),
         attributes: Attributes::default(),
+        negative: false,
     };
     let time = Timestamp::from_millis(1_800_000_000_000);
     let stamp = Stamp::from_bytes(stamp.to_be_bytes());
