@@ -130,8 +130,8 @@ impl Effort {
 }
 
 impl Effort {
-    /// For differences of a few per cent: what disturbs the machine for a while spoils fewer of many
-    /// short runs than of a few long ones.
+    /// For differences of a few per cent: what disturbs the machine for a while spoils fewer of
+    /// many short runs than of a few long ones.
     fn finer(self) -> Self {
         Self {
             rounds: self.rounds * 8,

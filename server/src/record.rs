@@ -9,8 +9,8 @@
 //!               3 not here: whoever put the entry has it, this only says that it exists,
 //!               4 none: no entry, only the lease of one; somebody is computing the value,
 //!               5 in chunks beside it: stored is where they are (see `manifest`)
-//!     21     1  flags: 1 generations of tags follow the attributes, 2 negative: the entry says that
-//!               there is nothing
+//!     21     1  flags: 1 generations of tags follow the attributes, 2 negative: the entry says
+//!               that there is nothing
 //!     22     2  reserved, zero
 //!     24     8  put at, ms since the Unix epoch      (numbers are little-endian)
 //!     32     8  lifetime ends at, ms since the Unix epoch

@@ -63,7 +63,7 @@
 //!   by the margin of stamps, and could not be on the wire any more.
 //!
 //! - **Overtaken** (P13): who was told to compute and puts under its lease is refused when a change
-//!   that was made after the lease was granted had ended before that put began, or the lease itself:
+//!   that was made after the lease was granted had ended before that put began, or the lease had:
 //!   an APPLIED put by any APPLIED change, a DEFERRED one by any of the same daemon.
 //! - **Twice** (P13): while a lease lasts that was granted ATTACHED, no other one is, ATTACHED,
 //!   unless a change may have come in between.

@@ -4,11 +4,11 @@
 //!
 //! Proven for each fault, while eight callers go on putting, reading, and invalidating: no request
 //! fails, each takes at most the command time-out and a little, most take a few milliseconds, a
-//! caller reads what it wrote unless Redis was in contact since, `/readyz` says 200; and when the fault is over the daemon attaches
-//! by itself and writes reach Redis again. What Redis refuses (OOM, READONLY, NOREPLICAS, NOPERM)
-//! is not called APPLIED, and the other daemon does not go on with the old value. Passwords are in
-//! no log. Attachment itself: TLS with and without a client certificate, a unix socket, a database,
-//! users, Sentinel, Cluster.
+//! caller reads what it wrote unless Redis was in contact since, `/readyz` says 200; and when the
+//! fault is over the daemon attaches by itself and writes reach Redis again. What Redis refuses
+//! (OOM, READONLY, NOREPLICAS, NOPERM) is not called APPLIED, and the other daemon does not go on
+//! with the old value. Passwords are in no log. Attachment itself: TLS with and without a client
+//! certificate, a unix socket, a database, users, Sentinel, Cluster.
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,

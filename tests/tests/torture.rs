@@ -2,18 +2,17 @@
 //!
 //! Three daemons, each behind a proxy of its own, and one Redis. Twelve callers put, read and
 //! invalidate a handful of keys, so that they meet; a client of Redis deletes and overwrites them
-//! too; some of the keys have a tag, which is invalidated as well; callers ask for leases and put under
-//! them, in time and too late; the values of one key are streamed, and lie in chunks. Each daemon has a key that its
-//! own callers only read: with the pushes to it swallowed it serves old values of that key until
-//! its lease is over, which is measured, and has to be seen. Meanwhile faults come at random:
-//! connections are cut, silenced, slowed, spoilt, one path or both; trackers and clients are
-//! killed; Redis is stopped, flushed, killed and started again with its data or without; daemons
-//! are killed and started again, also while they are cut off. Pushes are late while a crowd changes
-//! one key and reads it at once, so that only the acknowledgement tells the daemon; and daemons
-//! stand still for longer than the lease and go on with questions waiting, so that only the clock
-//! does.
-//! Everything that was seen is recorded and checked offline by the rules of
-//! `pannier_tests::history`, which raise no false alarm.
+//! too; some of the keys have a tag, which is invalidated as well; callers ask for leases and put
+//! under them, in time and too late; the values of one key are streamed, and lie in chunks. Each
+//! daemon has a key that its own callers only read: with the pushes to it swallowed it serves old
+//! values of that key until its lease is over, which is measured, and has to be seen. Meanwhile
+//! faults come at random: connections are cut, silenced, slowed, spoilt, one path or both; trackers
+//! and clients are killed; Redis is stopped, flushed, killed and started again with its data or
+//! without; daemons are killed and started again, also while they are cut off. Pushes are late
+//! while a crowd changes one key and reads it at once, so that only the acknowledgement tells the
+//! daemon; and daemons stand still for longer than the lease and go on with questions waiting, so
+//! that only the clock does. Everything that was seen is recorded and checked offline by the rules
+//! of `pannier_tests::history`, which raise no false alarm.
 //!
 //! `make torture SECONDS=1800 SEED=7` runs long: in segments of a minute, each with the seed after
 //! the last. A failure names the seed of its segment; the choices are the same with it, what the
@@ -466,21 +465,25 @@ impl Caller {
         self.record(Some(key), begun, state, action);
     }
 
-    /// Asks for the key and for the lease of it, and puts if it is the one to compute.
-    async fn compute(&mut self, key: usize) {
+    fn lease_request(&mut self, key: usize) -> GetRequest {
         let wish = LeaseRequest {
             wait_duration: Some(request::milliseconds(self.random.random_range(0..60))),
             lease_duration: Some(request::milliseconds(self.random.random_range(100..1500))),
             tags: tags_of(key),
             ..LeaseRequest::default()
         };
-        let request = GetRequest {
+        GetRequest {
             options: Some(ReadOptions {
                 lease: Some(wish),
                 ..ReadOptions::default()
             }),
             ..request::get(NAMESPACE, &key_name(key))
-        };
+        }
+    }
+
+    /// Asks for the key and for the lease of it, and puts if it is the one to compute.
+    async fn compute(&mut self, key: usize) {
+        let request = self.lease_request(key);
         let begin = self.stage.now();
         let Slot { mut stub, process } = self.stage.slot(self.daemon);
         let reply = answer(stub.get(request)).await;

@@ -46,11 +46,12 @@ fn measure_all(bench: &Bench) -> Result<Section, String> {
     let effort = bench.effort.finer();
     let (rounds, run) = (effort.rounds, humantime::format_duration(effort.run));
     section.note(format!(
-        "{rounds} rounds of {run}; how far two equal daemons are apart is a figure as well. Get as in the first part, over TCP, against a daemon that exports nothing. The collector \
-         takes OTLP over HTTP, on the same cores, and throws everything away unread. The one that \
-         refuses has nobody listening, the one that hangs takes connections and says nothing, the \
-         one that resets does so in the middle of its first answer. Metrics are exported every \
-         second.",
+        "Get as in the first part, over TCP, in {rounds} rounds of {run}, against a daemon that \
+         exports nothing; another one that exports nothing either shows how exact that is. The \
+         collector takes OTLP over HTTP, on the same cores, and throws everything away unread. \
+         The one that refuses has nobody listening, the one that hangs takes connections and says \
+         nothing, the one that resets does so in the middle of its first answer. Metrics are \
+         exported every second.",
     ));
     let collector = Collector::start();
     collector.answer(Answer::Forget);

@@ -25,9 +25,9 @@ Examples:
   pannier get greeting --local-only --max-stale 0s
   pannier get report --lease 1m --wait 30s
 
-Exit code 1: there is no such entry. An entry that says that there is no value (see `pannier put
---negative`) is a hit: nothing is printed, and stderr says so. With --lease, stderr says then whether you are the one to
-compute the value; put it with `pannier put --lease-token HEX`.";
+Exit code 1: there is no such entry. With --lease, stderr says then whether you are the one to
+compute the value; put it with `pannier put --lease-token HEX`. An entry that was put with
+--negative is a hit: nothing is printed, and stderr says so.";
 
 /// Print a value, or store it in a file
 #[derive(Debug, clap::Args)]

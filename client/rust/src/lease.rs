@@ -175,8 +175,8 @@ impl Client {
         self.elect(namespace, key, how, compute).await
     }
 
-    /// As [`get_or_compute`](Client::get_or_compute) of a value that may not exist. `None` is kept as
-    /// a [negative](PutOptions::negative) entry, for the namespace's `negative_ttl`.
+    /// As [`get_or_compute`](Client::get_or_compute) of a value that may not exist. `None` is kept
+    /// as a [negative](PutOptions::negative) entry, for the namespace's `negative_ttl`.
     ///
     /// # Errors
     /// As of [`get_or_compute`](Client::get_or_compute).

@@ -122,9 +122,9 @@ impl PutOptions {
         self.lease_token(lease.token.clone())
     }
 
-    /// Says that where values come from there is none, so that nobody looks again. The value must be
-    /// empty; without a ttl the namespace's `negative_ttl` counts (default 1 min). For unary puts
-    /// only, and not in a raw or immutable namespace.
+    /// Says that where values come from there is none, so that nobody looks again. The value must
+    /// be empty; without a ttl the namespace's `negative_ttl` counts (default 1 min). For unary
+    /// puts only, and not in a raw or immutable namespace.
     pub fn negative(mut self) -> Self {
         self.negative = true;
         self

@@ -150,11 +150,12 @@ impl Engine {
         let ask = shared.ask(&link, &question, local.as_ref(), &self.local);
         let fetched = Box::pin(ask).await;
         let spent = Some(asked.elapsed());
+        let standing = match &fetched.found {
+            Ok(_) => Standing::Attached,
+            Err(_) => Standing::Detached,
+        };
         let looked = match fetched.found {
-            Ok(None) => Looked {
-                standing: Some(Standing::Attached),
-                ..Looked::nothing()
-            },
+            Ok(None) => Looked::nothing(),
             Ok(Some(found)) => {
                 self.stamper.observe(&found.record.head().stamp);
                 let expires = found.expires;
@@ -164,11 +165,7 @@ impl Engine {
                     .found
                     .as_ref()
                     .map_or(Source::None, |_| fetched.source);
-                Looked {
-                    source,
-                    standing: Some(Standing::Attached),
-                    ..looked
-                }
+                Looked { source, ..looked }
             }
             Err(error) => {
                 let detail = format!(": {error}");
@@ -176,16 +173,13 @@ impl Engine {
             }
         };
         let wrong_tier = options.local_only && looked.source == Source::Shared;
-        let standing = looked.standing;
-        let looked = if wrong_tier {
-            Looked::nothing()
-        } else {
-            looked
-        };
         Ok(Looked {
             shared: spent,
-            standing,
-            ..looked
+            standing: Some(standing),
+            ..match wrong_tier {
+                true => Looked::nothing(),
+                false => looked,
+            }
         })
     }
 

@@ -331,8 +331,7 @@ impl Engine {
             // Its tags stand in the entry.
             let how = (options, steps);
             let looked = self.look_in(namespace, &key, &name, how).await?;
-            let looked = self.live(namespace, &key, looked, how).await?;
-            known = Known::of(&looked);
+            known = Known::of(&self.live(namespace, &key, looked, how).await?);
         }
         let now = self.now();
         let live = known.expires.filter(|expires| now < *expires);
@@ -390,11 +389,10 @@ fn hit(namespace: &Namespace, found: &Found, value: Option<Bytes>) -> Option<Hit
         None => record.entry(),
     };
     let hit = entry.map(|entry| {
-        let (stamp, created) = (head.stamp, head.created);
         Some(Hit {
             entry,
-            stamp,
-            created,
+            stamp: head.stamp,
+            created: head.created,
             expires: found.expires,
         })
     });

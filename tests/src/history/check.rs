@@ -100,8 +100,8 @@ impl fmt::Display for Summary {
             formatter,
             "{} operations, {} faults; hits: {home} at home, {redis} in Redis, {stale} stale; {} \
              misses; changes: {applied} applied, {deferred} deferred, {failed} failed, {unknown} \
-             unanswered; leases: {granted} granted, {used} used; replaced values served as fresh: {}, for at most {:?}; slowest \
-             operation: {:?}",
+             unanswered; leases: {granted} granted, {used} used; replaced values served as fresh: \
+             {}, for at most {:?}; slowest operation: {:?}",
             self.operations,
             self.faults,
             self.misses,

@@ -23,8 +23,8 @@ pub(in crate::engine) struct Alive {
 }
 
 impl Shared {
-    /// Whether an entry is there, asking Redis for a few bytes only. `own` is the version of the local copy: where Redis has a version without its value,
-    /// only that counts.
+    /// Whether an entry is there, asking Redis for a few bytes only. `own` is the version of the
+    /// local copy: where Redis has a version without its value, only that counts.
     pub(in crate::engine) async fn exists(
         &self,
         link: &Link,

@@ -257,10 +257,8 @@ impl Cache {
         let decoded = decode::ttl(ttl.as_ref()).and_then(|ttl| Ok((ttl, entry?)));
         let (ttl, entry) = self.engine.counted_for(namespace, decoded)?;
         let options = PutOptions { ttl, ..options };
-        let written = self
-            .engine
-            .put(namespace, key, entry, options, steps)
-            .await?;
+        let put = self.engine.put(namespace, key, entry, options, steps);
+        let written = put.await?;
         let PutResponse {
             version,
             expire_time,
