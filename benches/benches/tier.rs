@@ -64,7 +64,6 @@ async fn open(
         data_dir: folder.join("data"),
         disk_budget: Size(2 << 30),
         memory_budget: Size(256 << 20),
-        direct_io: false,
     };
     LocalTier::open(&config, LIFETIME, "bench", clock, stop)
         .await

@@ -95,8 +95,6 @@ pub struct LocalConfig {
     pub disk_budget: Size,
     /// Most bytes of write buffers and block cache.
     pub memory_budget: Size,
-    /// Large values are written and read past the page cache.
-    pub direct_io: bool,
 }
 
 /// `[telemetry]`

@@ -103,16 +103,7 @@ fn mode(mode: WriteMode) -> Option<WriteOptions> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_written_is_read_whatever_its_size() {
-    every_size(Daemon::start()).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn past_the_page_cache_it_is_the_same() {
-    let config = "[local]\ndirect_io = true";
-    every_size(Daemon::builder().config(config).start()).await;
-}
-
-async fn every_size(daemon: Daemon) {
+    let daemon = Daemon::start();
     let caller = Caller::new(&daemon, "n");
     for size in [
         0,

@@ -76,73 +76,53 @@ fn measure_all(bench: &Bench) -> Result<Section, String> {
     Ok(section)
 }
 
-/// Daemons without Redis against the echo: through the page cache, and past it.
+/// One daemon without Redis against the echo.
 fn alone(bench: &Bench, echo: &Server, folder: &Path, section: &mut Section) -> Result<(), String> {
     let size = bench.effort.large_bytes;
-    let config = folder.join("direct.toml");
-    std::fs::write(&config, "[local]\ndirect_io = true\n")
-        .map_err(|error| format!("cannot write {}: {error}", config.display()))?;
-    let config = config.to_string_lossy();
-    let direct = BUDGETS.into_iter().chain(["--config", &config]);
-    let start = |name: &str, more: &[&str]| {
-        let data = folder.join(name);
-        bench.programs.start_pannierd("127.0.0.1:0", &data, more)
-    };
-    let daemons = [
-        start("alone", &BUDGETS)?,
-        start("direct", &direct.collect::<Vec<_>>())?,
-    ];
-    let before = daemons.each_ref().map(Server::resident_bytes);
+    let data = folder.join("alone");
+    let daemon = bench
+        .programs
+        .start_pannierd("127.0.0.1:0", &data, &BUDGETS)?;
+    let before = daemon.resident_bytes()?;
     // A machine that has not touched its memory yet is slow to give it to the page cache.
     for key in ["warm-1", "warm-2", "k"] {
-        for daemon in &daemons {
-            for way in [Way::Write, Way::Read] {
-                transfer(daemon, way, key, size)?;
-            }
+        for way in [Way::Write, Way::Read] {
+            transfer(&daemon, way, key, size)?;
         }
     }
     let plain = (0..bench.effort.rounds).map(|_| plain_write(&folder.join("plain"), size));
     let plain = plain.collect::<Result<Vec<_>, _>>()?;
     let mut rows = Vec::new();
     for (name, way) in [("Write", Way::Write), ("Read", Way::Read)] {
-        let [cached, direct] = &daemons;
-        let servers = [echo, cached, direct];
-        let mut speeds = [const { Vec::new() }; 3];
+        let (mut bare, mut ours) = (Vec::new(), Vec::new());
         for round in 0..bench.effort.rounds {
-            for place in 0..servers.len() {
-                let index = (round + place) % servers.len();
-                speeds[index].push(transfer(servers[index], way, "k", size)?);
+            for first in [round % 2 == 0, round % 2 == 1] {
+                match first {
+                    true => bare.push(transfer(echo, way, "k", size)?),
+                    false => ours.push(transfer(&daemon, way, "k", size)?),
+                }
             }
         }
-        let [bare, daemons @ ..] = &speeds;
-        for (how, ours) in ["", " with `local.direct_io`"].into_iter().zip(daemons) {
-            section.at_least(
-                format!("{name}{how}: throughput to that of bare tonic"),
-                median_ratio(ours.iter().copied(), bare.iter().copied()),
-                SHARE_MIN,
-                "",
-            );
-        }
-        let median = |of: &Vec<f64>| number(median(of.iter().copied()));
-        let cells = speeds.iter().map(median);
-        rows.push([name.to_owned()].into_iter().chain(cells).collect());
+        section.at_least(
+            format!("{name}: throughput to that of bare tonic"),
+            median_ratio(ours.iter().copied(), bare.iter().copied()),
+            SHARE_MIN,
+            "",
+        );
+        rows.push(vec![
+            name.to_owned(),
+            number(median(bare)),
+            number(median(ours)),
+        ]);
     }
-    let heading = ["MiB/s", "bare tonic", "pannierd", "with `local.direct_io`"];
-    section.table(&heading, &rows);
+    section.table(&["MiB/s", "bare tonic", "pannierd"], &rows);
     section.inform(
         "a file of that size written by `write`, without any network",
         format!("{} MiB/s", number(median(plain))),
     );
-    for (how, (daemon, before)) in ["", " with `local.direct_io`"]
-        .into_iter()
-        .zip(daemons.into_iter().zip(before))
-    {
-        let growth = (daemon.peak_bytes()? - before?) / MIB;
-        let name = format!("resident memory growth{how}");
-        section.at_most(name, growth, GROWTH_MIB_MAX, " MiB");
-        daemon.stop()?;
-    }
-    Ok(())
+    let growth = (daemon.peak_bytes()? - before) / MIB;
+    section.at_most("resident memory growth", growth, GROWTH_MIB_MAX, " MiB");
+    daemon.stop()
 }
 
 /// MiB a second of a file that is written, and not synced, in pieces of a chunk; it is removed.

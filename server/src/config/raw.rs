@@ -69,7 +69,6 @@ pub(super) struct Local {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) disk_budget: Option<Size>,
     pub(super) memory_budget: Option<Size>,
-    pub(super) direct_io: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -223,7 +223,6 @@ fn local(
         },
         disk_budget: budget(disk, Size(4 << 30), DISK_BUDGET_MIN)?,
         memory_budget: budget(memory, Size(128 << 20), MEMORY_BUDGET_MIN)?,
-        direct_io: raw.direct_io.unwrap_or(false),
     })
 }
 

@@ -137,7 +137,6 @@ struct Inner {
     hot: Hot,
     large: Large,
     large_threads: Threads,
-    direct_io: bool,
     /// Told of every put and removal once it is in the store; not of copies and of damage.
     changes: Changes,
     /// Bytes taken in since the store was made: the age of a record is how far this has moved on.
@@ -175,7 +174,6 @@ impl LocalTier {
             hot: Hot::new(sizes.hot, INLINE_BYTES_MAX),
             large: Large::new(&store_dir(&config.data_dir), sizes.data_files),
             large_threads: Threads::new()?,
-            direct_io: config.direct_io,
             sizes,
             longest_lifetime,
             changes: Changes::new(clock.clone()),

@@ -25,7 +25,6 @@
 //! - All files together stay within what was taken from the store's budget for them, before they
 //!   are written. The least recently used goes first; one that is being read goes on being read.
 
-mod direct;
 mod files;
 mod index;
 mod threads;
@@ -146,7 +145,7 @@ impl LocalTier {
     pub async fn open_large(&self, set: Stamp) -> Option<LargeFile> {
         self.inner.large.touch(&set, false)?;
         let inner = Arc::clone(&self.inner);
-        let open = move || Ok(inner.open_file(&set));
+        let open = move || Ok(File::open(inner.large.path(&set)));
         match self.on_large_thread(open).await {
             Ok(Ok(file)) => Some(LargeFile {
                 file: Arc::new(file),
@@ -181,13 +180,9 @@ impl LocalTier {
         let (inner, file, manifest) = (Arc::clone(&self.inner), file.clone(), manifest.clone());
         let read = move || {
             let at = VALUE_AT + manifest.start_of(index);
-            let count = manifest.bytes_of(index);
-            let bytes = match inner.direct_io {
-                true => direct::read(&file.file, at, count),
-                false => read_at(&file.file, at, count).into(),
-            };
+            let bytes = read_at(&file.file, at, manifest.bytes_of(index));
             if manifest.vouches_for(index, &bytes) {
-                return Ok(Some(bytes));
+                return Ok(Some(Bytes::from(bytes)));
             }
             inner.counts.corrupt.fetch_add(1, Ordering::Relaxed);
             tracing::warn!("local tier: a damaged large value was dropped");
@@ -207,9 +202,9 @@ impl LocalTier {
 }
 
 impl LargeWriter {
-    /// Appends the next chunk, which lies in pieces; all but the last are 1 MiB. Once it has failed
-    /// the writer is of no use: `Overloaded` when there is no room beside what others are writing,
-    /// `Unavailable` when the disk does not take it.
+    /// Appends the next chunk, which lies in pieces. Once it has failed the writer is of no use:
+    /// `Overloaded` when there is no room beside what others are writing, `Unavailable` when the
+    /// disk does not take it.
     pub async fn append(&mut self, pieces: Vec<Bytes>) -> Result<()> {
         let (_, done) = self.append_after(pieces, |_| ()).await?;
         done
@@ -241,13 +236,8 @@ impl LargeWriter {
     /// entry names it.
     pub async fn finish(mut self) -> Result<Pinned> {
         let (inner, set) = (Arc::clone(&self.tier.inner), self.set);
-        let (file, bytes) = (Arc::clone(&self.file), VALUE_AT + self.written);
         let rename = move || {
             let large = &inner.large;
-            if inner.direct_io {
-                // What the last chunk was filled up with.
-                file.set_len(bytes).map_err(unusable)?;
-            }
             fs::rename(large.part(&set), large.path(&set)).map_err(unusable)?;
             large.set_state(&set, State::Whole);
             Ok(())

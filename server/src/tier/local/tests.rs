@@ -47,7 +47,6 @@ async fn open_with(dir: &Path, clock: &Clock, disk: u64) -> Opened {
         data_dir: dir.to_owned(),
         disk_budget: Size(disk),
         memory_budget: Size(16 * MIB),
-        direct_io: false,
     };
     let stop = CancellationToken::new();
     let opened = LocalTier::open(&config, LONG, "test", clock.clone(), stop.clone());

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Dropped, VALUE_AT, direct};
+use super::{Dropped, VALUE_AT};
 use crate::{
     clock::Timestamp,
     error::{Error, Kind, Result},
@@ -34,32 +34,17 @@ impl Inner {
 
     pub(super) fn create_large(&self, name: &EntryName, set: &Stamp) -> Result<File> {
         self.make_room(set, VALUE_AT)?;
-        let mut options = File::options();
-        options.write(true).create_new(true);
-        let path = self.large.part(set);
-        let file = match self.direct_io {
-            true => direct::open(&mut options, &path),
-            false => options.open(&path),
-        };
-        let file = file.map_err(unusable)?;
+        let file = File::options()
+            .write(true)
+            .create_new(true)
+            .open(self.large.part(set))
+            .map_err(unusable)?;
         let length = u32::try_from(name.as_bytes().len()).unwrap_or(u32::MAX);
         let mut head = MAGIC.to_vec();
         head.extend_from_slice(&length.to_le_bytes());
         head.extend_from_slice(name.as_bytes());
-        match self.direct_io {
-            true => direct::write(&file, 0, &[&head]),
-            false => file.write_all_at(&head, 0),
-        }
-        .map_err(unusable)?;
+        file.write_all_at(&head, 0).map_err(unusable)?;
         Ok(file)
-    }
-
-    pub(super) fn open_file(&self, set: &Stamp) -> io::Result<File> {
-        let path = self.large.path(set);
-        match self.direct_io {
-            true => direct::open(File::options().read(true), &path),
-            false => File::open(path),
-        }
     }
 
     pub(super) fn append_large(
@@ -71,10 +56,6 @@ impl Inner {
     ) -> Result<()> {
         let bytes = pieces.iter().map(|it| it.len() as u64).sum();
         self.make_room(set, bytes)?;
-        if self.direct_io {
-            let pieces: Vec<_> = pieces.iter().map(|piece| &piece[..]).collect();
-            return direct::write(file, at, &pieces).map_err(unusable);
-        }
         let mut at = at;
         for piece in pieces {
             file.write_all_at(piece, at).map_err(unusable)?;

@@ -24,15 +24,10 @@ struct Opened {
 
 impl Opened {
     async fn open(dir: &Path, clock: &Clock) -> Self {
-        Self::open_with(dir, clock, false).await
-    }
-
-    async fn open_with(dir: &Path, clock: &Clock, direct_io: bool) -> Self {
         let config = LocalConfig {
             data_dir: dir.to_owned(),
             disk_budget: Size(64 * MIB),
             memory_budget: Size(16 * MIB),
-            direct_io,
         };
         let stop = CancellationToken::new();
         let opened = LocalTier::open(&config, HOUR, "test", clock.clone(), stop.clone());
@@ -121,8 +116,7 @@ async fn a_file_lives_as_long_as_an_entry_names_it() {
 #[tokio::test]
 async fn the_next_start_finds_what_was_whole_and_removes_what_was_not() {
     let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
-    // Written past the page cache, and read by one who knows nothing of that.
-    let opened = Opened::open_with(dir.path(), &clock, true).await;
+    let opened = Opened::open(dir.path(), &clock).await;
     let (whole, pinned) = opened.write("whole", 1, 2).await;
     opened.publish("whole", &whole).await;
     drop(pinned);
