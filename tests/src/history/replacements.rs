@@ -215,8 +215,14 @@ impl<'a> Order<'a> {
     pub(super) fn is_quiet(&self, key: usize, from: Instant, to: Instant) -> bool {
         let operations = &self.history.operations;
         let earlier = |index: &usize| {
-            let latest = self.latest(&operations[*index]);
-            latest.is_some_and(|latest| latest + self.stamps < from)
+            let change = &operations[*index];
+            match change.reach() {
+                Some(Reach::Applied) => change.end < from,
+                // What it undoes when it is made good may be newer by the margin of stamps.
+                _ => self
+                    .latest(change)
+                    .is_some_and(|latest| latest + self.stamps < from),
+            }
         };
         self.between(key, Instant::ZERO, to).iter().all(earlier)
     }
