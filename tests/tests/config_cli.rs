@@ -52,7 +52,7 @@ fn a_good_configuration_is_said_to_be_good() {
 
 #[test]
 fn a_fault_names_file_key_and_what_was_expected() {
-    let table: [(&str, &[&str]); 21] = [
+    let table: [(&str, &[&str]); 22] = [
         (
             "[server]\nlisten = \"nowhere\"",
             &["server.listen", "IP:PORT", "unix:/path"],
@@ -97,6 +97,10 @@ fn a_fault_names_file_key_and_what_was_expected() {
         (
             "[defaults]\nmax_ttl = \"1s\"\nttl = \"2s\"",
             &["defaults.ttl", "max_ttl"],
+        ),
+        (
+            "[namespaces.n]\nmax_ttl = \"1m\"\nnegative_ttl = \"2m\"",
+            &["namespaces.n.negative_ttl", "max_ttl (1m)"],
         ),
         (
             "[namespaces.n]\nttl_jitter = 0.6",

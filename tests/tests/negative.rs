@@ -271,10 +271,10 @@ fn the_command_line_says_so() {
     let daemon = Daemon::start();
     let run = |arguments: &[&str]| pannier(daemon.grpc(), arguments);
     assert!(run(&["put", "user:17", "--negative"]).status.success());
-    for command in [&["get", "user:17"][..], &["exists", "user:17"]] {
-        let told = run(command);
-        assert!(told.status.success(), "{command:?}");
-        assert!(stderr(&told).contains("negative: "), "{command:?}");
+    for command in ["get", "exists", "read"] {
+        let told = run(&[command, "user:17"]);
+        assert!(told.status.success(), "{command}");
+        assert!(stderr(&told).contains("negative: "), "{command}");
     }
     assert_eq!(stdout(&run(&["get", "user:17"])), "");
     for command in ["get", "exists"] {

@@ -9,7 +9,7 @@ use crate::{
     destination::{Destination, Kept},
     exit::{Exit, Failure},
     flags::ReadFlags,
-    get::note_miss,
+    get::{note_miss, note_negative},
     output, progress,
     session::Session,
     view::{EntryView, ProvenanceView},
@@ -90,6 +90,8 @@ pub(crate) async fn run(args: Args, session: &Session) -> Result<Exit, Failure> 
     }
     if session.json {
         report(&args, session, Some(&reader), file)?;
+    } else {
+        note_negative(session, &args.key, reader.hit().negative);
     }
     Ok(Exit::Ok)
 }
