@@ -41,7 +41,7 @@ use xxhash_rust::xxh3::Xxh3;
 use self::packing::{compress, decompress};
 pub use self::{
     beginning::{Beginning, Content, is_lease},
-    manifest::{CHUNK_BYTES, Digest, LARGE_VALUE_BYTES_MAX, Manifest, checksum_of},
+    manifest::{CHUNK_BYTES, Checksum, Digest, LARGE_VALUE_BYTES_MAX, Manifest, checksum_of},
 };
 use crate::{
     clock::Timestamp,

@@ -2,25 +2,23 @@
 //! goes to the tiers chunk by chunk, and becomes visible with its manifest at the end.
 //!
 //! ```text
-//! caller ─▶ Intake ─▶ chunk of 1 MiB ─┬─▶ checksum, SHA-256 ─┬─▶ file of the local tier
-//!              ▲                      │   (blocking thread)  └─▶ Redis, for two minutes
-//!              └── the next ones, meanwhile
+//! caller ─▶ Intake ─▶ piece ─▶ checksum, SHA-256 ─┬─▶ file of the local tier, at once
+//!              ▲                                  └─▶ chunk of 1 MiB ─▶ Redis, for two minutes
+//!              └── the next ones, while a chunk is on its way to Redis
 //! at the end: sizes and digests agree ─▶ the chunks in Redis get the entry's lifetime
 //!             ─▶ the file gets its name ─▶ the manifest is put, as any other record
 //! ```
-//! At most four chunks of a stream are in memory. A tier that fails on the way is left out, as long
+//! All this runs on the threads of large values, one piece after the other, each while it is still in
+//! the processor's cache. At most four chunks of a stream are in memory. A tier that fails on the way is left out, as long
 //! as the other one has it all. A stream that ends badly leaves nothing that could be found: its
 //! file goes within a second, its chunks in Redis at once, or after two minutes when nobody is left
 //! to remove them.
 
+mod in_redis;
 mod intake;
 mod transfer;
 
-use std::{
-    collections::VecDeque,
-    pin::pin,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -43,8 +41,6 @@ use crate::{
     tier::{Found, local::Pinned},
 };
 
-/// Chunks that wait while one is stored: so that neither side waits for the other at each of them.
-const WAITING_MAX: usize = 2;
 /// How much longer than the entry its chunks live in Redis: who begins to read at its end may
 /// still get to the end of the value.
 const CHUNKS_OUTLIVE: Duration = Duration::from_secs(10);
@@ -83,9 +79,18 @@ pub struct Uploaded {
 }
 
 impl Engine {
+    /// Runs what calls [`Engine::write`] on the threads of large values. Dropped, it ends too.
+    pub async fn with_large<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        self.local.with_large(work).await
+    }
+
     /// Writes a value of any size. Errors as of a put, and `Invalid` for a stream that breaks a
     /// limit or does not agree with what it said about itself. With the digest of what is there
     /// already, `parts` are not read. Dropped half way it has written nothing.
+    /// Blocks for as long as it takes to copy a piece to a file: for [`Engine::with_large`].
     pub async fn write(
         &self,
         namespace: &str,
@@ -129,7 +134,7 @@ impl Engine {
             CHUNK_BYTES as u64
         };
         let ordinary = usize::try_from(ordinary).unwrap_or(usize::MAX);
-        let first = intake.chunk(ordinary).await?;
+        let first = intake.first(ordinary).await?;
         if let Some(told) = intake.finish() {
             intake.check_end()?;
             return self
@@ -137,27 +142,11 @@ impl Engine {
                 .await;
         }
         let mut upload = self.begin_upload(namespace, &key, &draft).await?;
-        let mut waiting = VecDeque::from([first]);
-        let mut has_ended = false;
-        while let Some(chunk) = waiting.pop_front() {
-            // The next ones are received while this one is stored.
-            let mut stored = pin!(upload.store(chunk));
-            loop {
-                let wanted = !has_ended && waiting.len() < WAITING_MAX;
-                tokio::select! {
-                    stored = &mut stored => break stored?,
-                    next = intake.chunk(CHUNK_BYTES), if wanted => {
-                        let next = next?;
-                        has_ended = next.is_empty();
-                        waiting.extend((!has_ended).then_some(next));
-                    }
-                }
-            }
-            if waiting.is_empty() && !has_ended {
-                let next = intake.chunk(CHUNK_BYTES).await?;
-                has_ended = next.is_empty();
-                waiting.extend((!has_ended).then_some(next));
-            }
+        for piece in first {
+            upload.take(piece).await?;
+        }
+        while let Some(piece) = upload.meanwhile(intake.next()).await? {
+            upload.take(piece).await?;
         }
         intake.check_end()?;
         upload

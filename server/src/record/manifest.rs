@@ -15,7 +15,7 @@
 
 use std::{hash::Hasher, sync::Arc};
 
-use xxhash_rust::xxh3::Xxh3;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
 use super::{Codec, HEADER_BYTES, Head, Record, attributes, corrupt};
 use crate::{
@@ -90,7 +90,7 @@ impl Manifest {
     /// Whether these bytes are that chunk.
     pub fn vouches_for(&self, index: u32, bytes: &[u8]) -> bool {
         let wanted = self.checksums.get(index as usize);
-        bytes.len() == self.bytes_of(index) && wanted == Some(&checksum_of([bytes]))
+        bytes.len() == self.bytes_of(index) && wanted == Some(&checksum_of(bytes))
     }
 
     /// Whether both are of the same content. Without two digests the checksums say so.
@@ -146,13 +146,27 @@ impl Manifest {
     }
 }
 
-/// The checksum of a chunk that lies in pieces.
-pub fn checksum_of<P: AsRef<[u8]>>(pieces: impl IntoIterator<Item = P>) -> u64 {
-    let mut hasher = Xxh3::new();
-    for piece in pieces {
-        hasher.write(piece.as_ref());
+/// The checksum of a chunk.
+pub fn checksum_of(chunk: &[u8]) -> u64 {
+    xxh3_64(chunk)
+}
+
+/// The checksum of a chunk that comes in pieces.
+#[derive(Default)]
+pub struct Checksum(Xxh3);
+
+impl Checksum {
+    /// Takes the next piece in.
+    pub fn update(&mut self, piece: &[u8]) {
+        self.0.write(piece);
     }
-    hasher.digest()
+
+    /// The checksum of all pieces; the next chunk begins.
+    pub fn end(&mut self) -> u64 {
+        let checksum = self.0.digest();
+        self.0.reset();
+        checksum
+    }
 }
 
 impl Record {
@@ -270,7 +284,7 @@ mod tests {
             [0, 0, 1, 2]
         );
         assert!(!manifest.vouches_for(2, b"12345"), "another checksum");
-        let checksums = vec![checksum_of([b"123", b"45 "]); 1];
+        let checksums = vec![checksum_of(b"12345 "); 1];
         let small = Manifest::new(Stamp::from_bytes([0; 16]), 6, checksums, None);
         assert!(small.vouches_for(0, b"12345 "));
         assert!(!small.vouches_for(0, b"12345"), "cut short");
@@ -296,7 +310,7 @@ mod tests {
         );
         let value = vec![3; (1 << 20) + 7];
         let (first, last) = value.split_at(1 << 20);
-        let checksums = vec![checksum_of([first]), checksum_of([last])];
+        let checksums = vec![checksum_of(first), checksum_of(last)];
         let cut = Manifest::new(
             Stamp::from_bytes([0; 16]),
             value.len() as u64,

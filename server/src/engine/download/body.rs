@@ -137,7 +137,7 @@ impl Chunked {
 
     async fn keep_too(&mut self, chunk: &Bytes, last: bool) {
         let Some(keep) = &mut self.keep else { return };
-        if keep.append(vec![chunk.clone()]).await.is_err() {
+        if keep.append_apart(chunk.clone()).await.is_err() {
             self.keep = None;
             return;
         }

@@ -1,4 +1,4 @@
-//! The parts of a stream, cut into chunks anew and held against what the header said of them.
+//! The parts of a stream, held against what the header said of them.
 
 use std::mem::take;
 
@@ -11,16 +11,15 @@ use crate::{
     record::Digest,
 };
 
-/// A stream of parts, cut into chunks anew.
+/// A stream of parts.
 pub(super) struct Intake<S> {
     parts: S,
     limit: u64,
     setting: &'static str,
     size: Option<u64>,
     received: u64,
+    /// What has come already and is to be given next.
     rest: Bytes,
-    /// Of the chunk at hand.
-    pieces: Vec<Bytes>,
     finish: Option<Option<Digest>>,
 }
 
@@ -34,7 +33,6 @@ impl<S: Stream<Item = Result<Part>> + Unpin> Intake<S> {
             size,
             received: 0,
             rest: Bytes::new(),
-            pieces: Vec::new(),
             finish: None,
         }
     }
@@ -44,23 +42,30 @@ impl<S: Stream<Item = Result<Part>> + Unpin> Intake<S> {
         self.finish
     }
 
-    /// The next `bytes`, in pieces; fewer at the end only. Once that has come, `finish` tells.
-    /// Cancel safe.
-    pub(super) async fn chunk(&mut self, bytes: usize) -> Result<Vec<Bytes>> {
+    /// The first `bytes`, in pieces; fewer when that is all, which `finish` then tells.
+    pub(super) async fn first(&mut self, bytes: usize) -> Result<Vec<Bytes>> {
+        let (mut pieces, mut missing) = (Vec::new(), bytes);
+        while let Some(mut piece) = self.next().await? {
+            if missing == 0 {
+                // One more was looked at to know whether it is all.
+                self.rest = piece;
+                break;
+            }
+            self.rest = piece.split_off(piece.len().min(missing));
+            missing -= piece.len();
+            pieces.push(piece);
+        }
+        Ok(pieces)
+    }
+
+    /// What comes next; `None` once the end has come. Cancel safe.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>> {
         loop {
-            let here: usize = self.pieces.iter().map(Bytes::len).sum();
-            let missing = bytes.saturating_sub(here);
             if !self.rest.is_empty() {
-                // One more is looked at, so that the end is known with the last chunk.
-                if missing == 0 {
-                    return Ok(take(&mut self.pieces));
-                }
-                let piece = self.rest.split_to(self.rest.len().min(missing));
-                self.pieces.push(piece);
-                continue;
+                return Ok(Some(take(&mut self.rest)));
             }
             if self.finish.is_some() {
-                return Ok(take(&mut self.pieces));
+                return Ok(None);
             }
             match self.parts.next().await {
                 Some(Ok(Part::Chunk(chunk))) => {

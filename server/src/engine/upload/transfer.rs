@@ -1,28 +1,21 @@
 //! A large value on its way to the tiers, chunk by chunk.
 
-use std::time::{Duration, Instant};
+use std::{pin::pin, time::Instant};
 
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
-use tokio::task::{JoinError, spawn_blocking};
 
-use super::{CHUNKS_OUTLIVE, Draft, Uploaded, check_digest};
+use super::{CHUNKS_OUTLIVE, Draft, Uploaded, check_digest, in_redis::InRedis};
 use crate::{
     engine::{Engine, Outcome, Shared, WriteMode, placed::Placed, shared::shared_is_away},
     error::{Error, Kind, Result},
     key::{EntryName, Key},
     namespace::Namespace,
-    record::{Digest, Manifest, checksum_of},
+    record::{CHUNK_BYTES, Checksum, Digest, Manifest},
     stamp::Stamp,
     steps::Steps,
     tier::local::LargeWriter,
 };
-
-/// Lifetime of chunks in Redis while their stream lasts.
-const UPLOAD_LIFETIME: Duration = Duration::from_secs(120);
-/// After so long their lifetime is renewed. The front door gives up on a caller who sends nothing
-/// before the rest of it is over.
-const RENEW_AFTER: Duration = Duration::from_secs(30);
 
 impl Engine {
     /// Begins to write a large value to the tiers that take it. `Unavailable` when none does.
@@ -52,6 +45,8 @@ impl Engine {
                 .shared_value_max
                 .map_or(u64::MAX, |it| it.0),
             checksums: Vec::new(),
+            checksum: Checksum::default(),
+            in_chunk: 0,
             hasher: draft.digest.map(|_| Context::new(&SHA256)),
             bytes: 0,
         };
@@ -68,106 +63,12 @@ impl Engine {
             attached && draft.options.mode != WriteMode::Local && size <= upload.shared_max
         });
         if let Some(shared) = shared {
-            upload.redis = Some(InRedis {
-                shared,
-                set,
-                chunks: 0,
-                renewed: Instant::now(),
-            });
+            upload.redis = Some(InRedis::new(shared, set));
             upload.shared = Outcome::Applied;
         }
         upload.check_somewhere()?;
         Ok(upload)
     }
-}
-
-/// Chunks on their way to Redis; removed again unless they are kept.
-struct InRedis<'a> {
-    shared: &'a Shared,
-    set: Stamp,
-    chunks: u32,
-    renewed: Instant,
-}
-
-impl Drop for InRedis<'_> {
-    fn drop(&mut self) {
-        if self.chunks > 0 {
-            self.shared.sweeps.abandon(self.set, self.chunks);
-        }
-    }
-}
-
-impl InRedis<'_> {
-    async fn put(&mut self, bytes: Bytes) -> Result<()> {
-        let away = || Error::new(Kind::Unavailable, "the shared tier cannot be reached");
-        let link = self.shared.coherence.link().ok_or_else(away)?;
-        let index = self.chunks;
-        // Counted before it is sent: what was given up on may arrive.
-        self.chunks += 1;
-        let put = link
-            .tier()
-            .put_chunk(&self.set, index, bytes, UPLOAD_LIFETIME);
-        put.await.map_err(of_redis)?;
-        if self.renewed.elapsed() > RENEW_AFTER {
-            self.live(UPLOAD_LIFETIME).await?;
-            self.renewed = Instant::now();
-        }
-        Ok(())
-    }
-
-    /// Gives all chunks this lifetime from now on.
-    async fn live(&self, lifetime: Duration) -> Result<()> {
-        let gone = || Error::new(Kind::Unavailable, "chunks have gone from Redis already");
-        let link = self.shared.coherence.link().ok_or_else(gone)?;
-        let renew = link.tier().renew_chunks(&self.set, self.chunks, lifetime);
-        match renew.await.map_err(of_redis)? {
-            true => Ok(()),
-            false => Err(gone()),
-        }
-    }
-
-    fn keep(mut self) {
-        self.chunks = 0;
-    }
-}
-
-/// What is computed of each chunk.
-struct Sums {
-    checksum: u64,
-    hasher: Option<Context>,
-}
-
-impl Sums {
-    /// Blocks for as long as that takes.
-    fn of(pieces: &[Bytes], mut hasher: Option<Context>) -> Self {
-        if let Some(hasher) = &mut hasher {
-            pieces.iter().for_each(|piece| hasher.update(piece));
-        }
-        let checksum = checksum_of(pieces);
-        Self { checksum, hasher }
-    }
-}
-
-/// Computes the sums of a chunk, and appends it where there is a file: off the thread that others
-/// are served on, in one go.
-async fn keep(
-    file: Option<&mut LargeWriter>,
-    pieces: Vec<Bytes>,
-    hasher: Option<Context>,
-) -> Result<(Sums, Option<Result<()>>)> {
-    let panicked =
-        |error: JoinError| Error::new(Kind::Internal, "a blocking call panicked").caused_by(error);
-    let Some(file) = file else {
-        let sums = spawn_blocking(move || Sums::of(&pieces, hasher));
-        return Ok((sums.await.map_err(panicked)?, None));
-    };
-    let append = file.append_after(pieces, move |pieces| Sums::of(pieces, hasher));
-    let (sums, done) = append.await?;
-    Ok((sums, Some(done)))
-}
-
-fn of_redis(error: impl std::fmt::Display) -> Error {
-    Error::new(Kind::Unavailable, error.to_string())
 }
 
 /// A value on its way to the tiers.
@@ -182,6 +83,9 @@ pub(super) struct Upload<'a> {
     shared: Outcome,
     shared_max: u64,
     checksums: Vec<u64>,
+    /// Of the chunk at hand, and its bytes so far.
+    checksum: Checksum,
+    in_chunk: usize,
     hasher: Option<Context>,
     bytes: u64,
 }
@@ -216,42 +120,65 @@ impl Upload<'_> {
         Err(Error::new(Kind::Unavailable, text))
     }
 
-    /// Stores the next chunk in both tiers. An error when neither has all of them.
-    pub(super) async fn store(&mut self, pieces: Vec<Bytes>) -> Result<()> {
-        self.bytes += pieces.iter().map(|it| it.len() as u64).sum::<u64>();
-        if self.redis.is_some() && self.bytes > self.shared_max {
-            self.redis = None;
-            self.shared = Outcome::Skipped;
+    /// Stores the next bytes in both tiers, while the chunk before is on its way to Redis. An error
+    /// when neither tier has all of them. Blocks for as long as it takes to copy them to a file.
+    pub(super) async fn take(&mut self, mut bytes: Bytes) -> Result<()> {
+        while !bytes.is_empty() {
+            let here = bytes.len().min(CHUNK_BYTES - self.in_chunk);
+            self.take_piece(bytes.split_to(here)).await;
+            if self.in_chunk == CHUNK_BYTES {
+                self.end_chunk().await;
+            }
+            self.check_somewhere()?;
+        }
+        Ok(())
+    }
+
+    /// Takes what fits into the chunk at hand.
+    async fn take_piece(&mut self, piece: Bytes) {
+        self.in_chunk += piece.len();
+        self.bytes += piece.len() as u64;
+        self.checksum.update(&piece);
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(&piece);
         }
         if self.file.is_some() && self.bytes > self.engine.local.large_bytes_max() {
             self.file = None;
             self.local = Outcome::Skipped;
         }
-        let for_redis = match (self.redis.is_some(), &*pieces) {
-            (true, [one]) => one.clone(),
-            (true, many) => many.concat().into(),
-            (false, _) => Bytes::new(),
-        };
-        let hasher = self.hasher.take();
-        let (file, redis) = (&mut self.file, &mut self.redis);
-        let local = keep(file.as_mut(), pieces, hasher);
-        let shared = async {
-            match redis {
-                Some(redis) => Some(redis.put(for_redis).await),
-                None => None,
-            }
-        };
-        let (local, shared) = tokio::join!(local, shared);
-        let (sums, done) = local?;
-        self.checksums.push(sums.checksum);
-        self.hasher = sums.hasher;
-        if let Some(done) = done {
+        if let Some(file) = &mut self.file {
+            let done = file.append(&piece).await;
             self.note_local(done);
         }
-        if let Some(done) = shared {
+        if self.redis.is_some() && self.bytes > self.shared_max {
+            self.redis = None;
+            self.shared = Outcome::Skipped;
+        }
+        if let Some(redis) = &mut self.redis {
+            redis.gather(piece);
+        }
+    }
+
+    async fn end_chunk(&mut self) {
+        self.in_chunk = 0;
+        self.checksums.push(self.checksum.end());
+        if let Some(redis) = &mut self.redis {
+            let done = redis.send().await;
             self.note_shared(done);
         }
-        self.check_somewhere()
+    }
+
+    /// Waits for something while a chunk is on its way to Redis.
+    pub(super) async fn meanwhile<T>(&mut self, wait: impl Future<Output = T>) -> T {
+        let mut wait = pin!(wait);
+        if let Some(redis) = self.redis.as_mut().filter(|it| it.is_sending()) {
+            tokio::select! {
+                biased;
+                done = redis.sent() => self.note_shared(done),
+                waited = &mut wait => return waited,
+            }
+        }
+        wait.await
     }
 
     /// All has come: checks the digests and makes it visible.
@@ -261,6 +188,9 @@ impl Upload<'_> {
         told: Option<Digest>,
         (steps, begun): (&Steps, Instant),
     ) -> Result<Uploaded> {
+        if self.in_chunk > 0 {
+            self.end_chunk().await;
+        }
         if let Some(hasher) = self.hasher.take() {
             let is = hasher.finish();
             for wanted in [draft.digest, told].into_iter().flatten() {
@@ -278,9 +208,13 @@ impl Upload<'_> {
         if draft.digest.is_none()
             && let Some(wanted) = told
         {
-            self.read_digest(&manifest, &wanted).await?;
+            read_digest(self.engine, &manifest, &wanted).await?;
         }
-        if let Some(redis) = &self.redis {
+        if let Some(redis) = &mut self.redis {
+            let sent = redis.sent().await;
+            self.note_shared(sent);
+        }
+        if let Some(redis) = &mut self.redis {
             let now = self.engine.now();
             let (_, expires) = self.engine.times(namespace, draft.options.ttl);
             let lifetime = expires.since(now) + CHUNKS_OUTLIVE;
@@ -314,12 +248,12 @@ impl Upload<'_> {
         drop(pinned);
         Ok(Uploaded { written, size })
     }
+}
 
-    /// The digest came with the end only: what was stored is read again.
-    async fn read_digest(&self, manifest: &Manifest, wanted: &Digest) -> Result<()> {
-        let mut hasher = Context::new(&SHA256);
-        let read = self.engine.written_chunks(manifest, |it| hasher.update(it));
-        read.await?;
-        check_digest(wanted, hasher.finish().as_ref())
-    }
+/// The digest came with the end only: what was stored is read again.
+async fn read_digest(engine: &Engine, manifest: &Manifest, wanted: &Digest) -> Result<()> {
+    let mut hasher = Context::new(&SHA256);
+    let read = engine.written_chunks(manifest, |it| hasher.update(it));
+    read.await?;
+    check_digest(wanted, hasher.finish().as_ref())
 }

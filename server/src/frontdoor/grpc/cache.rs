@@ -35,7 +35,8 @@ use crate::{
 /// Items of a batch of writes after which other requests have their turn.
 const BATCH_TURN: usize = 64;
 
-/// The service.
+/// The service. Cheap to clone.
+#[derive(Clone)]
 pub(super) struct Cache {
     observer: Arc<Observer>,
     engine: Arc<Engine>,
@@ -364,13 +365,17 @@ impl CacheService for Cache {
         &self,
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        let mut call = self.call(Method::Write, request.metadata());
-        let deadline = deadline::of(request.metadata());
-        let mut stream = request.into_inner();
-        let request = self.write(&mut stream, &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let cache = self.clone();
+        let work = async move {
+            let mut call = cache.call(Method::Write, request.metadata());
+            let deadline = deadline::of(request.metadata());
+            let mut stream = request.into_inner();
+            let request = cache.write(&mut stream, &mut call);
+            let result = deadline::answer(deadline, request).await;
+            call.answered(&result);
+            result
+        };
+        self.engine.with_large(work).await.map_err(status)?
     }
 
     type WatchStream = Replies<WatchResponse>;

@@ -118,8 +118,6 @@ pub(super) fn parts(
 ) -> impl Stream<Item = Result<Part>> + Send + Unpin + '_ {
     Box::pin(unfold(Some(stream), async |stream| {
         let stream = stream?;
-        // As in `Sending`.
-        yield_now().await;
         match next(stream)
             .await
             .and_then(|part| part.map(part_of).transpose())

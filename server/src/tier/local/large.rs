@@ -3,6 +3,7 @@
 //! ```text
 //! entries/large/<set, 32 hex digits>         whole
 //! entries/large/<set, 32 hex digits>.part    being written
+//! entries/large/<set, 32 hex digits>.spare   of no use any more, to be written over
 //!
 //! offset  size
 //!      0     4  magic "PNRL"
@@ -17,11 +18,14 @@
 //! push out everything small with it (ADR 0014).
 //!
 //! Invariants:
-//! - A file never changes once it is whole; it is found by its set alone. So no fence is needed: a
-//!   manifest that counts names the right bytes or none.
-//! - A file without a live manifest of its set under its name is removed by the sweep, within
-//!   seconds; so is what a writer that went away has left. What a killed process has left half
-//!   written is removed at the next start.
+//! - A file never changes as long as it has its set's name or is being read; it is found by its set
+//!   alone. So no fence is needed: a manifest that counts names the right bytes or none.
+//! - A file without a live manifest of its set under its name is found by the sweep, within
+//!   seconds, and the next value is written over it: that costs half of what a new file does, and
+//!   nothing has to be removed. Without one it goes after a minute, and before any that is of use.
+//!   When it is being read at that moment it is removed instead, as is what a writer that went away
+//!   has left. What a killed process has left half written or spare is removed at the next start.
+//!   After a power cut a name may lead to bytes of another value, which no manifest vouches for.
 //! - All files together stay within what was taken from the store's budget for them, before they
 //!   are written. The least recently used goes first; one that is being read goes on being read.
 
@@ -30,7 +34,7 @@ mod index;
 mod threads;
 
 use std::{
-    fs::{self, File},
+    fs::File,
     io,
     sync::{Arc, atomic::Ordering},
 };
@@ -40,7 +44,7 @@ use rustix::{buffer::spare_capacity, io::Errno};
 use tokio::sync::mpsc;
 
 pub(super) use self::{files::run, index::Large, threads::Threads};
-use self::{files::unusable, index::State};
+use self::index::{Reading, State};
 use super::{Inner, LocalTier, closed};
 use crate::{error::Result, key::EntryName, record::Manifest, stamp::Stamp};
 
@@ -64,6 +68,7 @@ pub struct Dropped {
 #[derive(Clone)]
 pub struct LargeFile {
     file: Arc<File>,
+    _reading: Reading,
 }
 
 /// A file that keeps its place until its manifest has been written, or not.
@@ -74,25 +79,30 @@ pub struct Pinned {
 
 impl Drop for Pinned {
     fn drop(&mut self) {
-        self.inner.large.unpin(&self.set);
+        let large = &self.inner.large;
+        large.unpin(&self.set);
+        // Its manifest may have replaced another one, whose file is of no use then.
+        large.swept().notify_one();
     }
 }
 
 /// Writes one file. Dropped before [`LargeWriter::finish`] it leaves nothing behind.
 pub struct LargeWriter {
-    pinned: Option<Pinned>,
+    unfinished: Unfinished,
     tier: LocalTier,
     set: Stamp,
     file: Arc<File>,
     written: u64,
 }
 
-impl Drop for LargeWriter {
+/// A file that is abandoned when this is dropped, unless the pin was taken out.
+struct Unfinished(Option<Pinned>);
+
+impl Drop for Unfinished {
     fn drop(&mut self) {
-        if self.pinned.is_some() {
-            let large = &self.tier.inner.large;
-            large.set_state(&self.set, State::Abandoned);
-            large.swept().notify_one();
+        if let Some(pinned) = &self.0 {
+            let large = &pinned.inner.large;
+            large.set_state(&pinned.set, State::Abandoned);
         }
     }
 }
@@ -117,38 +127,35 @@ impl LocalTier {
         if !self.inner.large.enter(name, set) {
             return Ok(None);
         }
-        let pinned = Pinned {
+        let unfinished = Unfinished(Some(Pinned {
             inner: Arc::clone(&self.inner),
             set,
-        };
+        }));
         let (inner, name) = (Arc::clone(&self.inner), name.clone());
-        let opened = self
-            .on_large_thread(move || inner.create_large(&name, &set))
-            .await;
-        let file = match opened {
-            Ok(file) => Arc::new(file),
-            Err(error) => {
-                self.inner.large.set_state(&set, State::Abandoned);
-                return Err(error);
-            }
+        // Whoever waits for it may give up: then it is abandoned, but not before it is there.
+        let create = move || {
+            let file = inner.create_large(&name, &set)?;
+            Ok((file, unfinished))
         };
+        let (file, unfinished) = self.on_large_thread(create).await?;
         Ok(Some(LargeWriter {
-            pinned: Some(pinned),
+            unfinished,
             tier: self.clone(),
             set,
-            file,
+            file: Arc::new(file),
             written: 0,
         }))
     }
 
     /// The file with the chunks of a set; `None` when there is none.
     pub async fn open_large(&self, set: Stamp) -> Option<LargeFile> {
-        self.inner.large.touch(&set, false)?;
+        let reading = self.inner.large.touch(&set, false)?;
         let inner = Arc::clone(&self.inner);
         let open = move || Ok(File::open(inner.large.path(&set)));
         match self.on_large_thread(open).await {
             Ok(Ok(file)) => Some(LargeFile {
                 file: Arc::new(file),
+                _reading: reading,
             }),
             Ok(Err(error)) => {
                 if error.kind() == io::ErrorKind::NotFound {
@@ -199,51 +206,53 @@ impl LocalTier {
     ) -> Result<T> {
         self.inner.large_threads.run(call).await?
     }
+
+    /// Runs what moves a large value on a thread where [`LargeWriter::append`] may block. Dropped,
+    /// it ends too.
+    pub async fn with_large<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T> {
+        self.inner.large_threads.work(work).await
+    }
 }
 
 impl LargeWriter {
-    /// Appends the next chunk, which lies in pieces. Once it has failed the writer is of no use:
-    /// `Overloaded` when there is no room beside what others are writing, `Unavailable` when the
-    /// disk does not take it.
-    pub async fn append(&mut self, pieces: Vec<Bytes>) -> Result<()> {
-        let (_, done) = self.append_after(pieces, |_| ()).await?;
-        done
+    /// Appends the next bytes. Once it has failed the writer is of no use: `Overloaded` when there
+    /// is no room beside what others are writing, `Unavailable` when the disk does not take it.
+    /// Blocks for as long as it takes to copy them: for [`LocalTier::with_large`].
+    pub async fn append(&mut self, piece: &[u8]) -> Result<()> {
+        let at = VALUE_AT + self.written;
+        self.written += piece.len() as u64;
+        let inner = &self.tier.inner;
+        inner.append_large((&self.file, &self.set), at, piece).await
     }
 
-    /// As [`LargeWriter::append`], after `first` on the same thread that may block; with what that
-    /// gives.
-    pub async fn append_after<T: Send + 'static>(
-        &mut self,
-        pieces: Vec<Bytes>,
-        first: impl FnOnce(&[Bytes]) -> T + Send + 'static,
-    ) -> Result<(T, Result<()>)> {
-        let bytes: u64 = pieces.iter().map(|it| it.len() as u64).sum();
+    /// As [`LargeWriter::append`], for whoever may not block.
+    pub async fn append_apart(&mut self, piece: Bytes) -> Result<()> {
         let at = VALUE_AT + self.written;
-        self.written += bytes;
+        self.written += piece.len() as u64;
         let (inner, file, set) = (
             Arc::clone(&self.tier.inner),
             Arc::clone(&self.file),
             self.set,
         );
-        let write = move || {
-            let made = first(&pieces);
-            Ok((made, inner.append_large(&file, &set, at, &pieces)))
-        };
-        self.tier.on_large_thread(write).await
+        let append = async move { inner.append_large((&file, &set), at, &piece).await };
+        self.tier.with_large(append).await?
     }
 
     /// Gives the file its name. It stays until what is returned is dropped, and then as long as an
     /// entry names it.
     pub async fn finish(mut self) -> Result<Pinned> {
-        let (inner, set) = (Arc::clone(&self.tier.inner), self.set);
-        let rename = move || {
-            let large = &inner.large;
-            fs::rename(large.part(&set), large.path(&set)).map_err(unusable)?;
-            large.set_state(&set, State::Whole);
-            Ok(())
-        };
-        self.tier.on_large_thread(rename).await?;
-        self.pinned.take().ok_or_else(closed)
+        let (inner, file, set) = (
+            Arc::clone(&self.tier.inner),
+            Arc::clone(&self.file),
+            self.set,
+        );
+        let length = VALUE_AT + self.written;
+        let finish = move || inner.finish_large(&file, &set, length);
+        self.tier.on_large_thread(finish).await?;
+        self.unfinished.0.take().ok_or_else(closed)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Dropped, VALUE_AT};
+use super::{Dropped, VALUE_AT, index::Gone};
 use crate::{
     clock::Timestamp,
     error::{Error, Kind, Result},
@@ -33,10 +33,13 @@ impl Inner {
     }
 
     pub(super) fn create_large(&self, name: &EntryName, set: &Stamp) -> Result<File> {
-        self.make_room(set, VALUE_AT)?;
+        self.large.reuse(set);
+        let gone = self.room(set, VALUE_AT)?;
+        self.large.unlink(gone);
         let file = File::options()
             .write(true)
-            .create_new(true)
+            .create(true)
+            .truncate(false)
             .open(self.large.part(set))
             .map_err(unusable)?;
         let length = u32::try_from(name.as_bytes().len()).unwrap_or(u32::MAX);
@@ -47,42 +50,41 @@ impl Inner {
         Ok(file)
     }
 
-    pub(super) fn append_large(
+    /// Writes the next piece of a file: makes room for it first in the index, then on the disk,
+    /// then in the store's part of the budget. Blocks.
+    pub(super) async fn append_large(
         &self,
-        file: &File,
-        set: &Stamp,
+        (file, set): (&File, &Stamp),
         at: u64,
-        pieces: &[Bytes],
+        piece: &[u8],
     ) -> Result<()> {
-        let bytes = pieces.iter().map(|it| it.len() as u64).sum();
-        self.make_room(set, bytes)?;
-        let mut at = at;
-        for piece in pieces {
-            file.write_all_at(piece, at).map_err(unusable)?;
-            at += piece.len() as u64;
+        let gone = self.room(set, at + piece.len() as u64)?;
+        self.large.unlink(gone);
+        if self.large.take_needed() {
+            let slot = self.store.read().await;
+            let store = slot.as_ref().ok_or_else(closed)?;
+            store.limit_data_files(self.data_files())?;
         }
-        Ok(())
+        file.write_all_at(piece, at).map_err(unusable)
     }
 
-    /// Makes room for bytes of a file: first in the index, then on the disk, then in the store's
-    /// part of the budget.
-    fn make_room(&self, set: &Stamp, bytes: u64) -> Result<()> {
-        let Some(gone) = self.large.reserve(set, bytes) else {
+    fn room(&self, set: &Stamp, length: u64) -> Result<Gone> {
+        self.large.reserve(set, length).ok_or_else(|| {
             let text = format!(
                 "local.disk_budget: large values may take {} bytes of it, and others are being \
                  written",
                 self.large.max()
             );
-            return Err(Error::new(Kind::Overloaded, text));
-        };
-        for set in &gone {
-            let _ = fs::remove_file(self.large.path(set));
-        }
-        if self.large.take_needed() {
-            let slot = self.store.blocking_read();
-            let store = slot.as_ref().ok_or_else(closed)?;
-            store.limit_data_files(self.data_files())?;
-        }
+            Error::new(Kind::Overloaded, text)
+        })
+    }
+
+    /// Gives a file that is so long its name.
+    pub(super) fn finish_large(&self, file: &File, set: &Stamp, length: u64) -> Result<()> {
+        // It may have been a longer one.
+        file.set_len(length).map_err(unusable)?;
+        fs::rename(self.large.part(set), self.large.path(set)).map_err(unusable)?;
+        self.large.is_whole(set, length);
         Ok(())
     }
 
@@ -95,15 +97,17 @@ impl Inner {
             // Last: whoever wants to write it again must not find what is left of it.
             self.large.forget(set);
         }
+        let spared = self.large.spared();
+        self.large.unlink(spared);
         let slot = self.store.blocking_read();
         let Some(store) = &*slot else { return };
         let now = self.clock.now();
         for (set, name) in whole {
             let named = store.read(name.as_bytes(), |value| names(value, &set, now));
             // What cannot be read now is left for the next time.
-            if matches!(named, Ok(None | Some(false))) {
-                let bytes = self.large.forget(&set);
-                let _ = fs::remove_file(self.large.path(&set));
+            if matches!(named, Ok(None | Some(false)))
+                && let Some(bytes) = self.large.retire(&set)
+            {
                 let chunks = bytes.saturating_sub(VALUE_AT).div_ceil(CHUNK_BYTES as u64);
                 self.large.tell(Dropped {
                     name,

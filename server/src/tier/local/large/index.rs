@@ -1,17 +1,21 @@
 //! Which files there are, and what they take of the budget.
 
+mod room;
+
 use std::{
     collections::HashMap,
     fs,
     path::{Path, PathBuf},
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
 use tokio::sync::{Notify, mpsc};
 
+pub(super) use self::room::Gone;
+use self::room::Spare;
 use super::{
     DIRECTORY, Dropped,
     files::{name_in, set_of},
@@ -23,6 +27,7 @@ const SWEEP_MAX: usize = 256;
 /// The budget is divided anew in steps of this part of the store's.
 const STEPS: u64 = 16;
 const PART: &str = "part";
+const SPARE: &str = "spare";
 
 /// All files.
 pub(in super::super) struct Large {
@@ -41,6 +46,9 @@ pub(in super::super) struct Large {
 #[derive(Default)]
 struct Index {
     files: HashMap<Stamp, Held>,
+    /// The oldest first.
+    spares: Vec<Spare>,
+    /// Of all, the spare ones too.
     bytes: u64,
     /// Counts uses; the higher, the later.
     uses: u64,
@@ -55,7 +63,12 @@ struct Held {
     state: State,
     /// Whose manifest is about to be written: neither swept nor dropped for space.
     pins: u32,
+    /// Whoever reads it has a clone.
+    read: Reading,
 }
+
+/// Held by whoever reads a file: what it has open must not be written over.
+pub(super) type Reading = Arc<()>;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
@@ -113,14 +126,14 @@ impl Large {
                 used: found.uses,
                 state: State::Whole,
                 pins: 0,
+                read: Reading::default(),
             };
             found.files.insert(set, held);
         }
         *self.lock() = found;
         // Another budget than before: what is beyond goes.
-        for set in self.lock().make_room(0, self.max).unwrap_or_default() {
-            let _ = fs::remove_file(self.path(&set));
-        }
+        let gone = self.lock().make_room(0, self.max).unwrap_or_default();
+        self.unlink(gone);
         self.taken.store(self.needed(), Ordering::Relaxed);
     }
 
@@ -136,7 +149,8 @@ impl Large {
 
     /// Whether there is nothing to sweep and nothing to give back.
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().files.is_empty() && self.taken() == 0
+        let index = self.lock();
+        index.files.is_empty() && index.spares.is_empty() && self.taken() == 0
     }
 
     /// Sets what is told of dropped files.
@@ -175,6 +189,10 @@ impl Large {
         self.path(set).with_extension(PART)
     }
 
+    fn spare(&self, set: &Stamp) -> PathBuf {
+        self.path(set).with_extension(SPARE)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Index> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -192,20 +210,33 @@ impl Large {
             used: index.uses,
             state: State::Writing,
             pins: 1,
+            read: Reading::default(),
         };
         index.files.insert(set, held);
         true
     }
 
-    /// Counts bytes that are about to be written; gives what has to go for them, which is no
-    /// longer found. `None` when there is no room.
-    pub(super) fn reserve(&self, set: &Stamp, bytes: u64) -> Option<Vec<Stamp>> {
+    /// Counts what a file that is being written needs to be so long; gives what has to go for
+    /// that, which is no longer found. `None` when there is no room.
+    pub(super) fn reserve(&self, set: &Stamp, length: u64) -> Option<Gone> {
         let mut index = self.lock();
-        let gone = index.make_room(bytes, self.max)?;
-        let held = index.files.get_mut(set)?;
-        held.bytes += bytes;
-        index.bytes += bytes;
+        let more = length.saturating_sub(index.files.get(set)?.bytes);
+        let gone = index.make_room(more, self.max)?;
+        index.files.get_mut(set)?.bytes += more;
+        index.bytes += more;
         Some(gone)
+    }
+
+    /// Counts a file that has been written as what it is long.
+    pub(super) fn is_whole(&self, set: &Stamp, length: u64) {
+        let mut index = self.lock();
+        let Some(held) = index.files.get_mut(set) else {
+            return;
+        };
+        let less = held.bytes.saturating_sub(length);
+        held.bytes -= less;
+        held.state = State::Whole;
+        index.bytes -= less;
     }
 
     /// What the files need of the budget, in steps.
@@ -226,8 +257,9 @@ impl Large {
         }
     }
 
-    /// Notes that a file is used; `None` when it is not whole, or not there.
-    pub(super) fn touch(&self, set: &Stamp, pin: bool) -> Option<()> {
+    /// Notes that a file is used; to be held as long as it is read. `None` when it is not whole,
+    /// or not there.
+    pub(super) fn touch(&self, set: &Stamp, pin: bool) -> Option<Reading> {
         let mut index = self.lock();
         index.uses += 1;
         let uses = index.uses;
@@ -237,7 +269,7 @@ impl Large {
         }
         held.used = uses;
         held.pins += u32::from(pin);
-        Some(())
+        Some(Reading::clone(&held.read))
     }
 
     /// Forgets a file and removes it. Blocks.
@@ -284,34 +316,6 @@ impl Large {
 }
 
 impl Index {
-    /// Forgets the least recently used files so that there is room; tells which. `None`, and
-    /// nothing is forgotten, when that would not be enough.
-    fn make_room(&mut self, bytes: u64, max: u64) -> Option<Vec<Stamp>> {
-        let mut beyond = (self.bytes + bytes).saturating_sub(max);
-        if beyond == 0 {
-            return Some(Vec::new());
-        }
-        let whole = self.files.iter();
-        let mut whole: Vec<_> = whole
-            .filter(|(_, held)| held.state == State::Whole && held.pins == 0)
-            .map(|(set, held)| (held.used, *set, held.bytes))
-            .collect();
-        whole.sort_unstable();
-        let mut gone = Vec::new();
-        for (_, set, bytes) in whole {
-            if beyond == 0 {
-                break;
-            }
-            beyond = beyond.saturating_sub(bytes);
-            gone.push(set);
-        }
-        (beyond == 0).then_some(())?;
-        for set in &gone {
-            self.remove(set);
-        }
-        Some(gone)
-    }
-
     fn remove(&mut self, set: &Stamp) -> Option<Held> {
         let held = self.files.remove(set)?;
         self.bytes = self.bytes.saturating_sub(held.bytes);

@@ -1,4 +1,4 @@
-use std::{path::Path, time::Duration};
+use std::{fs, path::Path, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -55,11 +55,12 @@ impl Opened {
         let mut writer = writer.expect("works").expect("is the first");
         let chunk = Bytes::from(vec![seed; CHUNK_BYTES]);
         for _ in 0..chunks {
-            let (one, two) = (chunk.slice(..7), chunk.slice(7..));
-            writer.append(vec![one, two]).await.expect("there is room");
+            let (one, two) = chunk.split_at(7);
+            writer.append(one).await.expect("there is room");
+            writer.append(two).await.expect("there is room");
         }
         let pinned = writer.finish().await.expect("works");
-        let checksums = vec![checksum_of([&chunk]); chunks];
+        let checksums = vec![checksum_of(&chunk); chunks];
         let bytes = (chunks * CHUNK_BYTES) as u64;
         (Manifest::new(set, bytes, checksums, None), pinned)
     }
@@ -160,7 +161,7 @@ async fn the_least_recently_used_goes_first_and_is_read_to_its_end() {
     let chunk = Bytes::from(vec![4; CHUNK_BYTES]);
     let mut refused = None;
     for _ in 0..most {
-        if let Err(error) = writer.append(vec![chunk.clone()]).await {
+        if let Err(error) = writer.append(&chunk).await {
             refused = Some(error);
             break;
         }

@@ -1,0 +1,133 @@
+//! Room for what is written: spare files, and what goes for it.
+
+use std::{
+    fs,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{Index, Large, State};
+use crate::stamp::Stamp;
+
+/// How long a file that is not needed any more waits for a value that is written over it.
+const SPARE_MAX: Duration = Duration::from_secs(60);
+
+/// A file that nobody names and nobody reads. The next value is written over it: the system has
+/// its blocks already, and often its pages.
+pub(super) struct Spare {
+    set: Stamp,
+    bytes: u64,
+    since: Instant,
+}
+
+/// What is to be removed from the disk.
+#[derive(Default)]
+pub(in super::super) struct Gone {
+    spares: Vec<Stamp>,
+    files: Vec<Stamp>,
+}
+
+impl Large {
+    /// Makes a spare file the part of a set, if there is one. Blocks.
+    pub(in super::super) fn reuse(&self, set: &Stamp) {
+        let mut index = self.lock();
+        let Some(spare) = index.spares.pop() else {
+            return;
+        };
+        if fs::rename(self.spare(&spare.set), self.part(set)).is_err() {
+            index.bytes -= spare.bytes;
+        } else if let Some(held) = index.files.get_mut(set) {
+            held.bytes = spare.bytes;
+        }
+    }
+
+    /// Forgets a whole file that nobody names; its bytes. It is kept for the next value unless it
+    /// is being read. `None`, and it stays, when somebody is about to name it. Blocks.
+    pub(in super::super) fn retire(&self, set: &Stamp) -> Option<u64> {
+        let mut index = self.lock();
+        if index.files.get(set)?.pins > 0 {
+            return None;
+        }
+        let held = index.files.remove(set)?;
+        // It can be found through the index only: nobody begins to read it now.
+        let unread = Arc::strong_count(&held.read) == 1;
+        if unread && fs::rename(self.path(set), self.spare(set)).is_ok() {
+            index.spares.push(Spare {
+                set: *set,
+                bytes: held.bytes,
+                since: Instant::now(),
+            });
+        } else {
+            index.bytes -= held.bytes;
+            drop(index);
+            let _ = fs::remove_file(self.path(set));
+        }
+        Some(held.bytes)
+    }
+
+    /// Spare files that have waited long enough; they are no longer counted.
+    pub(in super::super) fn spared(&self) -> Gone {
+        let mut index = self.lock();
+        let waits = |spare: &Spare| spare.since.elapsed() < SPARE_MAX;
+        let old = index.spares.iter().take_while(|it| !waits(it)).count();
+        Gone {
+            spares: index.forget_spares(old),
+            files: Vec::new(),
+        }
+    }
+
+    /// Removes files that are no longer found. Blocks.
+    pub(in super::super) fn unlink(&self, gone: Gone) {
+        let spares = gone.spares.iter().map(|set| self.spare(set));
+        let files = gone.files.iter().map(|set| self.path(set));
+        for path in spares.chain(files) {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
+impl Index {
+    /// Forgets spare files, and then the least recently used ones, so that there is room; tells
+    /// which. `None`, and nothing is forgotten, when that would not be enough.
+    pub(super) fn make_room(&mut self, bytes: u64, max: u64) -> Option<Gone> {
+        let mut beyond = (self.bytes + bytes).saturating_sub(max);
+        if beyond == 0 {
+            return Some(Gone::default());
+        }
+        let mut spares = 0;
+        for spare in &self.spares {
+            if beyond == 0 {
+                break;
+            }
+            beyond = beyond.saturating_sub(spare.bytes);
+            spares += 1;
+        }
+        let whole = self.files.iter();
+        let mut whole: Vec<_> = whole
+            .filter(|(_, held)| held.state == State::Whole && held.pins == 0)
+            .map(|(set, held)| (held.used, *set, held.bytes))
+            .collect();
+        whole.sort_unstable();
+        let mut files = Vec::new();
+        for (_, set, bytes) in whole {
+            if beyond == 0 {
+                break;
+            }
+            beyond = beyond.saturating_sub(bytes);
+            files.push(set);
+        }
+        (beyond == 0).then_some(())?;
+        for set in &files {
+            self.remove(set);
+        }
+        let spares = self.forget_spares(spares);
+        Some(Gone { spares, files })
+    }
+
+    /// Forgets the oldest.
+    fn forget_spares(&mut self, count: usize) -> Vec<Stamp> {
+        let spares: Vec<_> = self.spares.drain(..count).collect();
+        self.bytes -= spares.iter().map(|it| it.bytes).sum::<u64>();
+        spares.into_iter().map(|it| it.set).collect()
+    }
+}
