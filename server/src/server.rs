@@ -1,7 +1,8 @@
 //! The daemon as a whole: binds, runs, stops. Owns every task and thread it starts.
 //!
 //! Threads: the caller's runtime accepts, serves HTTP and looks after the tiers; each worker is a
-//! thread with a current-thread runtime that serves gRPC (ADR 0007).
+//! thread with a current-thread runtime that serves gRPC (ADR 0007), and so are the threads of large
+//! values, which come after them (ADR 0016).
 //!
 //! Stopping (P24): health says not serving, the acceptor stops, connections are told to go away
 //! and finish what is in flight (idle ones are not waited for), the local tier is written out and
@@ -12,7 +13,7 @@ mod exporting;
 
 use std::{future::Future, io, sync::Arc, thread, time::Duration};
 
-use tokio::{sync::oneshot, task::JoinSet, time::timeout};
+use tokio::{runtime::Handle, sync::oneshot, task::JoinSet, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -125,10 +126,11 @@ impl Server {
     ) -> Result<Ending> {
         let (stopping, drained) = (CancellationToken::new(), CancellationToken::new());
         let mut workers = Workers::start(&self.config, &self.services, &stopping)?;
+        workers.start_transfers(&self.local.large_handles(), &self.services, &stopping);
         let (drain, mut doors) = (self.config.server.drain_timeout.0, JoinSet::new());
         doors.spawn(listen::accept(
             self.grpc,
-            workers.take_outlets(),
+            std::mem::take(&mut workers.outlets),
             self.config.server.max_connections,
             Arc::clone(self.observer.door()),
             stopping.clone(),
@@ -205,7 +207,7 @@ async fn say(health: &HealthReporter, status: ServingStatus) {
 
 /// The threads that serve gRPC.
 struct Workers {
-    outlets: Vec<listen::Outlet>,
+    outlets: listen::Outlets,
     /// One for each worker; resolves when it has finished.
     running: JoinSet<()>,
     /// Makes the workers give up on what is left.
@@ -216,7 +218,7 @@ impl Workers {
     fn start(config: &Config, services: &Services, stop: &CancellationToken) -> Result<Self> {
         let abandoned = CancellationToken::new();
         let mut workers = Self {
-            outlets: Vec::new(),
+            outlets: listen::Outlets::default(),
             running: JoinSet::new(),
             abandoned,
         };
@@ -236,13 +238,29 @@ impl Workers {
                 // An error only says that the sender is gone: the worker has finished.
                 let _ = has_finished.await;
             });
-            workers.outlets.push(outlet);
+            workers.outlets.ordinary.push(outlet);
         }
         Ok(workers)
     }
 
-    fn take_outlets(&mut self) -> Vec<listen::Outlet> {
-        std::mem::take(&mut self.outlets)
+    /// Serves on these runtimes the connections that are for transfers.
+    fn start_transfers(
+        &mut self,
+        handles: &[Handle],
+        services: &Services,
+        stop: &CancellationToken,
+    ) {
+        for handle in handles {
+            let (outlet, inlet) = listen::handover();
+            let work = serve(
+                services.clone(),
+                inlet,
+                stop.clone(),
+                self.abandoned.clone(),
+            );
+            self.running.spawn_on(work, handle);
+            self.outlets.transfers.push(outlet);
+        }
     }
 
     async fn first_failure(&mut self) {
@@ -267,18 +285,25 @@ fn work(services: Services, inlet: Inlet, stop: CancellationToken, abandoned: Ca
         Ok(runtime) => runtime,
         Err(error) => return tracing::error!(%error, "a worker's runtime cannot be built"),
     };
-    runtime.block_on(async {
-        tokio::select! {
-            served = services.serve(inlet.connections(), stop) => {
-                if let Err(error) = served {
-                    tracing::error!(%error, "a worker stopped");
-                }
-            }
-            () = abandoned.cancelled() => {}
-        }
-    });
+    runtime.block_on(serve(services, inlet, stop, abandoned));
     // Blocking calls go on to their end, but nobody waits for them here: the tier does.
     runtime.shutdown_timeout(Duration::ZERO);
+}
+
+async fn serve(
+    services: Services,
+    inlet: Inlet,
+    stop: CancellationToken,
+    abandoned: CancellationToken,
+) {
+    tokio::select! {
+        served = services.serve(inlet.connections(), stop) => {
+            if let Err(error) = served {
+                tracing::error!(%error, "a worker stopped");
+            }
+        }
+        () = abandoned.cancelled() => {}
+    }
 }
 
 /// A namespace that keeps nothing is most likely not what was meant.

@@ -29,6 +29,11 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 const STREAM_WINDOW_BYTES: u32 = 5 * 1024 * 1024;
 const CONNECTION_WINDOW_BYTES: u32 = 4 * STREAM_WINDOW_BYTES;
 
+/// The same for connections that carry streams of Read and Write. A connection that announces just
+/// this window is served by the daemon's threads for large values.
+const TRANSFER_WINDOW_BYTES: u32 = 4 * 1024 * 1024 + 7466;
+const TRANSFER_CONNECTION_WINDOW_BYTES: u32 = 2 * TRANSFER_WINDOW_BYTES;
+
 /// Sets up a [`Client`].
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing before `build`"]
@@ -83,7 +88,8 @@ impl Builder {
         self
     }
 
-    /// Makes the client. Nothing is sent yet: the connection opens with the first call.
+    /// Makes the client. Nothing is sent yet: the connection opens with the first call, and the one
+    /// for large values with the first [`read`](Client::read) or [`write`](Client::write).
     ///
     /// # Errors
     /// [`Kind::InvalidArgument`] when the address does not parse.
@@ -96,7 +102,15 @@ impl Builder {
             None => Address::from_env()?,
         };
         let channel = self.endpoint(&address)?.connect_lazy();
+        let transfers = self
+            .endpoint(&address)?
+            .initial_stream_window_size(TRANSFER_WINDOW_BYTES)
+            .initial_connection_window_size(TRANSFER_CONNECTION_WINDOW_BYTES)
+            .connect_lazy();
         Ok(Client {
+            transfers: CacheServiceClient::new(transfers)
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX),
             cache: CacheServiceClient::new(channel.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),

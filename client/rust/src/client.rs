@@ -18,7 +18,8 @@ use crate::{
 /// namespace may set a smaller limit (3 MiB by default).
 pub const UNARY_VALUE_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
 
-/// A client of one daemon. Cheap to clone; clones share the connection.
+/// A client of one daemon. Cheap to clone; clones share the connection, and a second one for values
+/// that are [read](Client::read) and [written](Client::write) in chunks.
 ///
 /// Every call is cancel safe on this side: dropping its future abandons the call. The daemon may
 /// have carried it out all the same, or carry it out later: gRPC does not order an abandoned call
@@ -30,6 +31,8 @@ pub const UNARY_VALUE_BYTES_MAX: usize = 4 * 1024 * 1024 - 64 * 1024;
 #[derive(Debug, Clone)]
 pub struct Client {
     pub(crate) cache: CacheServiceClient<Channel>,
+    // A connection of its own: on the same one a small call would wait for a large value.
+    pub(crate) transfers: CacheServiceClient<Channel>,
     pub(crate) admin: AdminServiceClient<Channel>,
     pub(crate) address: Address,
     pub(crate) deadline: Duration,

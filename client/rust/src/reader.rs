@@ -47,7 +47,7 @@ impl Client {
         };
         // No `grpc-timeout`: it would limit the whole stream.
         let begun = async {
-            let mut stream = self.answer(self.cache.clone().read(request)).await?;
+            let mut stream = self.answer(self.transfers.clone().read(request)).await?;
             let first = self.next(&mut stream).await?;
             Ok((stream, first.and_then(|message| message.part)))
         };

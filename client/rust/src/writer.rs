@@ -84,7 +84,7 @@ impl Client {
                 part: Some(Part::Header(header)),
             })
             .map_err(|_| Error::local(Kind::Internal, "a new queue does not take a header"))?;
-        let mut cache = self.cache.clone();
+        let mut cache = self.transfers.clone();
         let call = async move { cache.write(ReceiverStream::new(queue)).await };
         Ok(Writer {
             call: Some(Box::pin(call)),

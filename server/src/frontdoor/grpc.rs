@@ -8,6 +8,7 @@ mod deadline;
 mod decode;
 mod encode;
 mod health;
+mod intake;
 mod status;
 mod traced;
 mod transfer;
@@ -104,7 +105,7 @@ impl Services {
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_PATIENCE))
-            .add_service(cache)
+            .add_service(intake::Apart(cache))
             .add_service(AdminServiceServer::new(Admin::new(self.observer)))
             .add_service(tonic_health::pb::health_server::HealthServer::new(
                 health::Parts(health),

@@ -1,9 +1,12 @@
 //! Listening, and handing connections to the workers.
 //!
-//! One task accepts and gives each connection to the worker with the fewest. Each worker is a
+//! One task accepts, looks what a connection is for, and gives it to the worker with the fewest, or
+//! to the thread of large values with the fewest. Each worker is a
 //! thread with a runtime of its own, so a request stays on one core from the first byte to the
 //! last (ADR 0007 has the measurements). `SO_REUSEPORT` would spread connections by hash, unevenly
 //! when they are few, and does not exist for unix sockets.
+
+mod arrival;
 
 use std::{
     fs, io,
@@ -16,16 +19,19 @@ use std::{
     time::Duration,
 };
 
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    task::JoinSet,
     time::sleep,
 };
 use tokio_stream::{Stream, StreamExt, wrappers::ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::Connected;
 
+use self::arrival::{Purpose, purpose};
 use crate::{
     config::Listen,
     stats::{Door, Level},
@@ -35,6 +41,8 @@ use crate::{
 const HANDOVER_QUEUE: usize = 128;
 /// Pause after an accept that failed for lack of something, file descriptors above all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Who has said nothing by then is served like most.
+const FIRST_BYTES_PATIENCE: Duration = Duration::from_secs(1);
 const BACKLOG: u32 = 1024;
 
 /// A bound address.
@@ -87,15 +95,15 @@ impl Listener {
         }
     }
 
-    async fn accept(&self) -> io::Result<Socket> {
+    async fn accept(&self) -> io::Result<Transport> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 // Without it small replies wait for the caller's delayed acknowledgement.
                 stream.set_nodelay(true)?;
-                stream.into_std().map(Socket::Tcp)
+                Ok(Transport::Tcp(stream))
             }
-            Self::Unix(listener, _) => listener.accept().await?.0.into_std().map(Socket::Unix),
+            Self::Unix(listener, _) => listener.accept().await.map(|it| Transport::Unix(it.0)),
         }
     }
 }
@@ -121,14 +129,20 @@ enum Socket {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// A connection with what it counts against, given back when it is closed.
+/// A connection with what was read of it, and what it counts against.
 struct Handover {
     socket: Socket,
+    first: Bytes,
     load: Load,
 }
 
+/// What a connection counts against; given back when it is closed.
 struct Load {
     open: Arc<Level>,
+    _admitted: Admitted,
+}
+
+struct Admitted {
     door: Arc<Door>,
     _permit: OwnedSemaphorePermit,
 }
@@ -136,8 +150,22 @@ struct Load {
 impl Drop for Load {
     fn drop(&mut self) {
         self.open.one_less();
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
         self.door.connections.one_less();
     }
+}
+
+/// The acceptor's ends of all who serve connections.
+#[derive(Default)]
+pub(crate) struct Outlets {
+    /// Of the workers.
+    pub(crate) ordinary: Vec<Outlet>,
+    /// Of the threads of large values.
+    pub(crate) transfers: Vec<Outlet>,
 }
 
 /// The acceptor's end of a worker.
@@ -164,14 +192,15 @@ pub(crate) fn handover() -> (Outlet, Inlet) {
 impl Inlet {
     /// The connections as they come. To be called on the worker's runtime.
     pub(crate) fn connections(self) -> impl Stream<Item = io::Result<Connection>> {
-        ReceiverStream::new(self.0).map(|Handover { socket, load }| {
-            let transport = match socket {
+        ReceiverStream::new(self.0).map(|handover| {
+            let transport = match handover.socket {
                 Socket::Tcp(stream) => Transport::Tcp(TcpStream::from_std(stream)?),
                 Socket::Unix(stream) => Transport::Unix(UnixStream::from_std(stream)?),
             };
             Ok(Connection {
                 transport,
-                _load: load,
+                first: handover.first,
+                _load: handover.load,
             })
         })
     }
@@ -181,19 +210,21 @@ impl Inlet {
 /// told no can go on without its cache, one that waits cannot.
 pub(crate) async fn accept(
     listener: Listener,
-    outlets: Vec<Outlet>,
+    outlets: Outlets,
     max_connections: usize,
     door: Arc<Door>,
     stop: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(max_connections));
+    let (outlets, mut arriving) = (Arc::new(outlets), JoinSet::new());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
+            Some(_) = arriving.join_next() => continue,
         };
-        let socket = match accepted {
-            Ok(socket) => socket,
+        let transport = match accepted {
+            Ok(transport) => transport,
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 sleep(ACCEPT_PAUSE).await;
@@ -208,17 +239,48 @@ pub(crate) async fn accept(
             );
             continue;
         };
-        let least = outlets.iter().min_by_key(|outlet| outlet.open.get());
-        let Some(outlet) = least else { return };
-        outlet.open.one();
         door.connections.one();
-        let load = Load {
-            open: Arc::clone(&outlet.open),
+        let admitted = Admitted {
             door: Arc::clone(&door),
             _permit: permit,
         };
+        let outlets = Arc::clone(&outlets);
+        arriving.spawn(async move { outlets.hand_over(transport, admitted).await });
+    }
+}
+
+impl Outlets {
+    /// Gives a connection to the one with the fewest of its kind.
+    async fn hand_over(&self, mut transport: Transport, admitted: Admitted) {
+        let (purpose, first) = match &mut transport {
+            Transport::Tcp(stream) => purpose(stream, FIRST_BYTES_PATIENCE).await,
+            Transport::Unix(stream) => purpose(stream, FIRST_BYTES_PATIENCE).await,
+        };
+        let kind = match purpose {
+            Purpose::Ordinary => &self.ordinary,
+            Purpose::Transfers => &self.transfers,
+        };
+        let Some(outlet) = kind.iter().min_by_key(|outlet| outlet.open.get()) else {
+            return;
+        };
+        let socket = match transport {
+            Transport::Tcp(stream) => stream.into_std().map(Socket::Tcp),
+            Transport::Unix(stream) => stream.into_std().map(Socket::Unix),
+        };
+        let Ok(socket) = socket else { return };
+        outlet.open.one();
+        let door = Arc::clone(&admitted.door);
+        let load = Load {
+            open: Arc::clone(&outlet.open),
+            _admitted: admitted,
+        };
+        let handover = Handover {
+            socket,
+            first,
+            load,
+        };
         // A full queue is a worker that does not keep up; then the connection is closed.
-        if outlet.queue.try_send(Handover { socket, load }).is_err() {
+        if outlet.queue.try_send(handover).is_err() {
             door.connections_refused.one();
             tracing::warn!("a worker does not keep up with new connections, one was closed");
         }
@@ -228,6 +290,8 @@ pub(crate) async fn accept(
 /// A connection on its worker.
 pub(crate) struct Connection {
     transport: Transport,
+    /// What was read of it before it came here.
+    first: Bytes,
     _load: Load,
 }
 
@@ -253,10 +317,17 @@ macro_rules! forward {
 
 impl AsyncRead for Connection {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let first = &mut self.first;
+        if !first.is_empty() {
+            let known = first.len().min(buffer.remaining());
+            buffer.put_slice(&first[..known]);
+            first.advance(known);
+            return Poll::Ready(Ok(()));
+        }
         forward!(self, poll_read(cx, buffer))
     }
 }

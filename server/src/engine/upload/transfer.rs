@@ -17,6 +17,9 @@ use crate::{
     tier::local::LargeWriter,
 };
 
+/// Written to the file at once: few calls, and all of it still in the processor's cache.
+const WRITE_BYTES: usize = 256 << 10;
+
 impl Engine {
     /// Begins to write a large value to the tiers that take it. `Unavailable` when none does.
     pub(super) async fn begin_upload<'a>(
@@ -47,6 +50,8 @@ impl Engine {
             checksums: Vec::new(),
             checksum: Checksum::default(),
             in_chunk: 0,
+            unwritten: Vec::new(),
+            unwritten_bytes: 0,
             hasher: draft.digest.map(|_| Context::new(&SHA256)),
             bytes: 0,
         };
@@ -86,6 +91,9 @@ pub(super) struct Upload<'a> {
     /// Of the chunk at hand, and its bytes so far.
     checksum: Checksum,
     in_chunk: usize,
+    /// What the file does not have yet.
+    unwritten: Vec<Bytes>,
+    unwritten_bytes: usize,
     hasher: Option<Context>,
     bytes: u64,
 }
@@ -146,21 +154,34 @@ impl Upload<'_> {
             self.file = None;
             self.local = Outcome::Skipped;
         }
-        if let Some(file) = &mut self.file {
-            let done = file.append(&piece).await;
-            self.note_local(done);
-        }
         if self.redis.is_some() && self.bytes > self.shared_max {
             self.redis = None;
             self.shared = Outcome::Skipped;
         }
         if let Some(redis) = &mut self.redis {
-            redis.gather(piece);
+            redis.gather(piece.clone());
         }
+        if self.file.is_some() {
+            self.unwritten_bytes += piece.len();
+            self.unwritten.push(piece);
+            if self.unwritten_bytes >= WRITE_BYTES {
+                self.flush().await;
+            }
+        }
+    }
+
+    async fn flush(&mut self) {
+        self.unwritten_bytes = 0;
+        if let Some(file) = &mut self.file {
+            let done = file.append(&self.unwritten).await;
+            self.note_local(done);
+        }
+        self.unwritten.clear();
     }
 
     async fn end_chunk(&mut self) {
         self.in_chunk = 0;
+        self.flush().await;
         self.checksums.push(self.checksum.end());
         if let Some(redis) = &mut self.redis {
             let done = redis.send().await;

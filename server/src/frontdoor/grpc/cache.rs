@@ -19,6 +19,7 @@ use super::{
     batch::{self, BATCH_BYTES_MAX},
     call::Call,
     deadline, decode, encode,
+    intake::Intake,
     status::status,
     traced::traced,
     transfer::Transfers,
@@ -369,8 +370,8 @@ impl CacheService for Cache {
         let work = async move {
             let mut call = cache.call(Method::Write, request.metadata());
             let deadline = deadline::of(request.metadata());
-            let mut stream = request.into_inner();
-            let request = cache.write(&mut stream, &mut call);
+            let mut intake = Intake::of(&request);
+            let request = cache.write(&mut intake, &mut call);
             let result = deadline::answer(deadline, request).await;
             call.answered(&result);
             result

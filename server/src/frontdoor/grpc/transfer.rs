@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use pannier_proto::v1::{
-    ReadHeader, ReadRequest, ReadResponse, WriteHeader, WriteRequest, WriteResponse,
+    ReadHeader, ReadRequest, ReadResponse, WriteHeader, WriteResponse,
     read_response::Part as Reply, write_request::Part as Wire,
 };
 use tokio::{
@@ -14,13 +14,13 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_stream::Stream;
-use tonic::{Status, Streaming};
+use tonic::Status;
 
-use super::{OwnedInFlight, decode, encode, status::status, watch::Replies};
+use super::{OwnedInFlight, decode, encode, intake::Intake, status::status, watch::Replies};
 use crate::{
     engine::{Body, Draft, Part, Range, Reading, Uploaded},
     error::{Error, Kind, Result},
-    record::{CHUNK_BYTES, Digest},
+    record::Digest,
 };
 
 /// Bytes of a chunk that is sent: what is larger keeps a worker's other callers waiting longer, and
@@ -57,8 +57,8 @@ impl Transfers {
 }
 
 /// The header of a stream of Write.
-pub(super) async fn header(stream: &mut Streaming<WriteRequest>) -> Result<WriteHeader> {
-    match next(stream).await? {
+pub(super) async fn header(intake: &mut Intake) -> Result<WriteHeader> {
+    match next(intake).await? {
         Some(Wire::Header(header)) => Ok(header),
         Some(_) => Err(Error::invalid(
             "header: must come first, and something else did",
@@ -69,20 +69,11 @@ pub(super) async fn header(stream: &mut Streaming<WriteRequest>) -> Result<Write
     }
 }
 
-async fn next(stream: &mut Streaming<WriteRequest>) -> Result<Option<Wire>> {
-    let message = timeout(PART_MAX, stream.message()).await.map_err(|_| {
+async fn next(intake: &mut Intake) -> Result<Option<Wire>> {
+    timeout(PART_MAX, intake.next()).await.map_err(|_| {
         let text = format!("the stream was silent for {PART_MAX:?}; it is discarded");
         Error::new(Kind::Interrupted, text)
-    })?;
-    // The caller has gone, or sent what is no message: either way nobody reads the answer.
-    let message = message.map_err(|status| Error::invalid(status.message().to_owned()))?;
-    match message {
-        None => Ok(None),
-        Some(WriteRequest { part: Some(part) }) => Ok(Some(part)),
-        Some(WriteRequest { part: None }) => Err(Error::invalid(
-            "part: one of header, chunk, finish must be set",
-        )),
-    }
+    })?
 }
 
 pub(super) fn draft(header: WriteHeader) -> Result<Draft> {
@@ -114,15 +105,15 @@ fn digest(bytes: &[u8]) -> Result<Option<Digest>> {
 
 /// What follows the header, for the engine.
 pub(super) fn parts(
-    stream: &mut Streaming<WriteRequest>,
+    intake: &mut Intake,
 ) -> impl Stream<Item = Result<Part>> + Send + Unpin + '_ {
-    Box::pin(unfold(Some(stream), async |stream| {
-        let stream = stream?;
-        match next(stream)
+    Box::pin(unfold(Some(intake), async |intake| {
+        let intake = intake?;
+        match next(intake)
             .await
             .and_then(|part| part.map(part_of).transpose())
         {
-            Ok(Some(part)) => Some((Ok(part), Some(stream))),
+            Ok(Some(part)) => Some((Ok(part), Some(intake))),
             Ok(None) => None,
             Err(error) => Some((Err(error), None)),
         }
@@ -132,11 +123,7 @@ pub(super) fn parts(
 fn part_of(part: Wire) -> Result<Part> {
     match part {
         Wire::Header(_) => Err(Error::invalid("header: must come once, and came again")),
-        Wire::Chunk(chunk) if (1..=CHUNK_BYTES).contains(&chunk.len()) => Ok(Part::Chunk(chunk)),
-        Wire::Chunk(chunk) => Err(Error::invalid(format!(
-            "chunk: {} bytes, must have 1 to {CHUNK_BYTES}",
-            chunk.len()
-        ))),
+        Wire::Chunk(piece) => Ok(Part::Chunk(piece)),
         Wire::Finish(finish) => Ok(Part::Finish(digest(&finish.sha256)?)),
     }
 }
@@ -250,16 +237,7 @@ mod tests {
 
     #[test]
     fn parts_that_break_a_limit_are_named() {
-        let message = |part| part_of(part).err().map(|it| it.message().to_owned());
-        assert_eq!(message(Wire::Chunk(vec![0; CHUNK_BYTES].into())), None);
-        for (bytes, told) in [
-            (0, "chunk: 0 bytes"),
-            (CHUNK_BYTES + 1, "chunk: 1048577 bytes"),
-        ] {
-            let told_of = message(Wire::Chunk(vec![0; bytes].into())).expect("refused");
-            assert!(told_of.starts_with(told), "{told_of}");
-        }
-        assert!(message(Wire::Header(WriteHeader::default())).is_some());
+        assert!(part_of(Wire::Header(WriteHeader::default())).is_err());
         assert!(digest(b"").expect("none").is_none());
         assert!(digest(&[1; 32]).expect("one").is_some());
         let refused = digest(&[1; 31]).expect_err("too short");

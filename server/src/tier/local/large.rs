@@ -41,7 +41,7 @@ use std::{
 
 use bytes::Bytes;
 use rustix::{buffer::spare_capacity, io::Errno};
-use tokio::sync::mpsc;
+use tokio::{runtime::Handle, sync::mpsc};
 
 pub(super) use self::{files::run, index::Large, threads::Threads};
 use self::index::{Reading, State};
@@ -207,6 +207,11 @@ impl LocalTier {
         self.inner.large_threads.run(call).await?
     }
 
+    /// The runtimes of the threads of large values, for connections that are for transfers only.
+    pub fn large_handles(&self) -> Vec<Handle> {
+        self.inner.large_threads.handles().to_vec()
+    }
+
     /// Runs what moves a large value on a thread where [`LargeWriter::append`] may block. Dropped,
     /// it ends too.
     pub async fn with_large<T: Send + 'static>(
@@ -221,11 +226,12 @@ impl LargeWriter {
     /// Appends the next bytes. Once it has failed the writer is of no use: `Overloaded` when there
     /// is no room beside what others are writing, `Unavailable` when the disk does not take it.
     /// Blocks for as long as it takes to copy them: for [`LocalTier::with_large`].
-    pub async fn append(&mut self, piece: &[u8]) -> Result<()> {
+    pub async fn append(&mut self, pieces: &[Bytes]) -> Result<()> {
         let at = VALUE_AT + self.written;
-        self.written += piece.len() as u64;
+        self.written += bytes_of(pieces);
         let inner = &self.tier.inner;
-        inner.append_large((&self.file, &self.set), at, piece).await
+        let append = inner.append_large((&self.file, &self.set), at, pieces);
+        append.await
     }
 
     /// As [`LargeWriter::append`], for whoever may not block.
@@ -237,7 +243,7 @@ impl LargeWriter {
             Arc::clone(&self.file),
             self.set,
         );
-        let append = async move { inner.append_large((&file, &set), at, &piece).await };
+        let append = async move { inner.append_large((&file, &set), at, &[piece]).await };
         self.tier.with_large(append).await?
     }
 
@@ -254,6 +260,10 @@ impl LargeWriter {
         self.tier.on_large_thread(finish).await?;
         self.unfinished.0.take().ok_or_else(closed)
     }
+}
+
+fn bytes_of(pieces: &[Bytes]) -> u64 {
+    pieces.iter().map(|it| it.len() as u64).sum()
 }
 
 /// So many bytes of a file, or what there is of them. Blocks.

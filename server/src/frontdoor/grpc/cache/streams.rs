@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use pannier_proto::v1::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
-use tonic::Streaming;
+use pannier_proto::v1::{ReadRequest, ReadResponse, WriteResponse};
 
 use super::Cache;
 use crate::{
@@ -11,6 +10,7 @@ use crate::{
     frontdoor::grpc::{
         call::Call,
         decode,
+        intake::Intake,
         transfer::{self, Held},
         watch::Replies,
     },
@@ -51,17 +51,17 @@ impl Cache {
 
     pub(super) async fn write(
         &self,
-        stream: &mut Streaming<WriteRequest>,
+        intake: &mut Intake,
         call: &mut Call<'_>,
     ) -> Result<WriteResponse> {
         let _request = self.requests.admit()?;
         let _transfer = self.transfers.admit()?;
-        let header = transfer::header(stream).await?;
+        let header = transfer::header(intake).await?;
         call.namespace.clone_from(&header.namespace);
         call.key = Some(key_hash(&header.key));
         let draft = transfer::draft(header);
         let draft = self.engine.counted_for(&call.namespace, draft)?;
-        let parts = transfer::parts(stream);
+        let parts = transfer::parts(intake);
         let uploaded = self
             .engine
             .write(&call.namespace, draft, parts, &call.steps)

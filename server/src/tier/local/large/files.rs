@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, IoSlice},
     os::unix::fs::FileExt,
     path::Path,
     sync::Arc,
@@ -10,9 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use rustix::io::Errno;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Dropped, VALUE_AT, index::Gone};
+use super::{Dropped, VALUE_AT, bytes_of, index::Gone};
 use crate::{
     clock::Timestamp,
     error::{Error, Kind, Result},
@@ -24,6 +25,8 @@ use crate::{
 
 const MAGIC: &[u8; 8] = b"PNRL\x01\0\0\0";
 const NAME_AT: usize = 12;
+/// Pieces in one call, the least that systems allow (IOV_MAX).
+const SLICES_MAX: usize = 16;
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 impl Inner {
@@ -50,22 +53,22 @@ impl Inner {
         Ok(file)
     }
 
-    /// Writes the next piece of a file: makes room for it first in the index, then on the disk,
+    /// Writes the next pieces of a file: makes room for it first in the index, then on the disk,
     /// then in the store's part of the budget. Blocks.
     pub(super) async fn append_large(
         &self,
         (file, set): (&File, &Stamp),
         at: u64,
-        piece: &[u8],
+        pieces: &[Bytes],
     ) -> Result<()> {
-        let gone = self.room(set, at + piece.len() as u64)?;
+        let gone = self.room(set, at + bytes_of(pieces))?;
         self.large.unlink(gone);
         if self.large.take_needed() {
             let slot = self.store.read().await;
             let store = slot.as_ref().ok_or_else(closed)?;
             store.limit_data_files(self.data_files())?;
         }
-        file.write_all_at(piece, at).map_err(unusable)
+        write_at(file, at, pieces).map_err(unusable)
     }
 
     fn room(&self, set: &Stamp, length: u64) -> Result<Gone> {
@@ -151,6 +154,25 @@ fn names(value: &[u8], set: &Stamp, now: Timestamp) -> bool {
     let record = Record::decode(Bytes::copy_from_slice(record)).ok();
     let manifest = record.and_then(|it| it.manifest().ok().flatten());
     now < envelope.expires && manifest.is_some_and(|it| it.set == *set)
+}
+
+/// Writes pieces one after the other, as many as possible at once.
+fn write_at(file: &File, mut at: u64, pieces: &[Bytes]) -> io::Result<()> {
+    let mut slices: Vec<_> = pieces.iter().map(|it| IoSlice::new(it)).collect();
+    let mut left = &mut slices[..];
+    while !left.is_empty() {
+        let some = left.len().min(SLICES_MAX);
+        match rustix::io::pwritev(file, &left[..some], at) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                at += written as u64;
+                IoSlice::advance_slices(&mut left, written);
+            }
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn set_of(file_name: &str) -> Option<Stamp> {

@@ -55,9 +55,10 @@ impl Opened {
         let mut writer = writer.expect("works").expect("is the first");
         let chunk = Bytes::from(vec![seed; CHUNK_BYTES]);
         for _ in 0..chunks {
-            let (one, two) = chunk.split_at(7);
-            writer.append(one).await.expect("there is room");
-            writer.append(two).await.expect("there is room");
+            let pieces: Vec<_> = (0..40).map(|it| chunk.slice(it * 7..(it + 1) * 7)).collect();
+            writer.append(&pieces).await.expect("there is room");
+            let rest = chunk.slice(40 * 7..);
+            writer.append(&[rest]).await.expect("there is room");
         }
         let pinned = writer.finish().await.expect("works");
         let checksums = vec![checksum_of(&chunk); chunks];
@@ -161,7 +162,7 @@ async fn the_least_recently_used_goes_first_and_is_read_to_its_end() {
     let chunk = Bytes::from(vec![4; CHUNK_BYTES]);
     let mut refused = None;
     for _ in 0..most {
-        if let Err(error) = writer.append(&chunk).await {
+        if let Err(error) = writer.append(&[chunk.clone()]).await {
             refused = Some(error);
             break;
         }
