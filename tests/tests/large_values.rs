@@ -58,12 +58,12 @@ fn outcomes(reply: &WriteResponse) -> (TierOutcome, TierOutcome) {
     (reply.local_outcome(), reply.shared_outcome())
 }
 
-/// Files of large values, whole or not.
+/// Files of large values, whole or not; those that wait to be written over are no longer theirs.
 fn files(daemon: &Daemon) -> Vec<String> {
     let path = daemon.data_dir().join("entries/large");
     let entries = std::fs::read_dir(path).into_iter().flatten().flatten();
     let names = entries.map(|it| it.file_name().to_string_lossy().into_owned());
-    names.collect()
+    names.filter(|it| !it.ends_with(".spare")).collect()
 }
 
 /// Names of chunks in Redis.

@@ -23,7 +23,7 @@ use super::{acceptor::Connection, service::Echo};
 const QUEUE: usize = 64;
 /// The HTTP/2 settings of the daemon.
 const FRAME_BYTES_MAX: u32 = 1 << 20;
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const MESSAGE_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 

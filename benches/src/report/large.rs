@@ -60,8 +60,10 @@ fn measure_all(bench: &Bench) -> Result<Section, String> {
     section.note(format!(
         "A value of {} MiB through the Rust client in this process, one stream at a time; *bare \
          tonic* is the echo (multi-thread), which throws away what comes, where the daemon writes \
-         a file, and sends the same bytes again and again. The daemon has a memory budget of 128 \
-         MiB. Growth is from before the first stream to the most that was ever resident.",
+         a file, and sends the same bytes again and again. Each Write replaces the value before, so \
+         it goes over the file of the one before that; new keys are written to new files. The \
+         daemon has a memory budget of 128 MiB. Growth is from before the first stream to the most \
+         that was ever resident.",
         size >> 20
     ));
     let folder = bench.folder("large")?;
@@ -85,7 +87,7 @@ fn alone(bench: &Bench, echo: &Server, folder: &Path, section: &mut Section) -> 
         .start_pannierd("127.0.0.1:0", &data, &BUDGETS)?;
     let before = daemon.resident_bytes()?;
     // A machine that has not touched its memory yet is slow to give it to the page cache.
-    for key in ["warm-1", "warm-2", "k"] {
+    for key in ["warm-1", "warm-2", "k", "k"] {
         for way in [Way::Write, Way::Read] {
             transfer(&daemon, way, key, size)?;
         }
@@ -126,6 +128,10 @@ fn alone(bench: &Bench, echo: &Server, folder: &Path, section: &mut Section) -> 
         ]);
     }
     section.table(&["MiB/s", "bare tonic", "pannierd"], &rows);
+    let new = (0..bench.effort.rounds)
+        .map(|round| transfer(&daemon, Way::Write, &format!("new-{round}"), size));
+    let new = median(new.collect::<Result<Vec<_>, _>>()?);
+    section.inform("Write of a new key", format!("{} MiB/s", number(new)));
     section.inform(
         "a file of that size written by `write`, without any network",
         format!("{} MiB/s", number(plain)),

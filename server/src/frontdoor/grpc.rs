@@ -38,7 +38,8 @@ use crate::{
 const MESSAGE_BYTES_MAX: usize = (4 << 20) + (64 << 10);
 /// Large frames cut the work for large values by almost half (ADR 0007).
 const FRAME_BYTES_MAX: u32 = 1 << 20;
-const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+/// What may be on its way while a piece is written to a file.
+const STREAM_WINDOW_BYTES: u32 = 2 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 const STREAMS_MAX: u32 = 1024;
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(30);

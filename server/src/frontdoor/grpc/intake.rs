@@ -146,11 +146,12 @@ impl Intake {
             }
         }
         message.extend_from_slice(&self.gather(length - message.len()).await?);
-        let message = WriteRequest::decode(message.freeze())
-            .map_err(|error| Error::invalid(format!("a message that is no WriteRequest: {error}")))?;
-        let part = message.part.ok_or_else(|| {
-            Error::invalid("part: one of header, chunk, finish must be set")
+        let message = WriteRequest::decode(message.freeze()).map_err(|error| {
+            Error::invalid(format!("a message that is no WriteRequest: {error}"))
         })?;
+        let part = message
+            .part
+            .ok_or_else(|| Error::invalid("part: one of header, chunk, finish must be set"))?;
         if let Part::Chunk(chunk) = &part {
             check_chunk(chunk.len())?;
         }

@@ -104,9 +104,7 @@ fn digest(bytes: &[u8]) -> Result<Option<Digest>> {
 }
 
 /// What follows the header, for the engine.
-pub(super) fn parts(
-    intake: &mut Intake,
-) -> impl Stream<Item = Result<Part>> + Send + Unpin + '_ {
+pub(super) fn parts(intake: &mut Intake) -> impl Stream<Item = Result<Part>> + Send + Unpin + '_ {
     Box::pin(unfold(Some(intake), async |intake| {
         let intake = intake?;
         match next(intake)

@@ -43,8 +43,8 @@ use bytes::Bytes;
 use rustix::{buffer::spare_capacity, io::Errno};
 use tokio::{runtime::Handle, sync::mpsc};
 
-pub(super) use self::{files::run, index::Large, threads::Threads};
 use self::index::{Reading, State};
+pub(super) use self::{files::run, index::Large, threads::Threads};
 use super::{Inner, LocalTier, closed};
 use crate::{error::Result, key::EntryName, record::Manifest, stamp::Stamp};
 

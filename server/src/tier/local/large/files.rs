@@ -100,16 +100,16 @@ impl Inner {
             // Last: whoever wants to write it again must not find what is left of it.
             self.large.forget(set);
         }
-        let spared = self.large.spared();
+        let now = self.clock.now();
+        let spared = self.large.spared(now);
         self.large.unlink(spared);
         let slot = self.store.blocking_read();
         let Some(store) = &*slot else { return };
-        let now = self.clock.now();
         for (set, name) in whole {
             let named = store.read(name.as_bytes(), |value| names(value, &set, now));
             // What cannot be read now is left for the next time.
             if matches!(named, Ok(None | Some(false)))
-                && let Some(bytes) = self.large.retire(&set)
+                && let Some(bytes) = self.large.retire(&set, now)
             {
                 let chunks = bytes.saturating_sub(VALUE_AT).div_ceil(CHUNK_BYTES as u64);
                 self.large.tell(Dropped {

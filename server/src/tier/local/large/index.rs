@@ -137,6 +137,12 @@ impl Large {
         self.taken.store(self.needed(), Ordering::Relaxed);
     }
 
+    /// Bytes of all files.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        self.lock().bytes
+    }
+
     /// Most bytes that may be taken from the store.
     pub(super) fn max(&self) -> u64 {
         self.max

@@ -1,4 +1,4 @@
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::MetadataExt, path::Path, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
@@ -55,7 +55,9 @@ impl Opened {
         let mut writer = writer.expect("works").expect("is the first");
         let chunk = Bytes::from(vec![seed; CHUNK_BYTES]);
         for _ in 0..chunks {
-            let pieces: Vec<_> = (0..40).map(|it| chunk.slice(it * 7..(it + 1) * 7)).collect();
+            let pieces: Vec<_> = (0..40)
+                .map(|it| chunk.slice(it * 7..(it + 1) * 7))
+                .collect();
             writer.append(&pieces).await.expect("there is room");
             let rest = chunk.slice(40 * 7..);
             writer.append(&[rest]).await.expect("there is room");
@@ -73,6 +75,13 @@ impl Opened {
         let name = name("n", key);
         let put = self.tier.put(&name, &record, times.1).await;
         put.expect("works");
+    }
+
+    async fn delete(&mut self, key: &str) {
+        let deleted = self.tier.delete(&name("n", key)).await;
+        assert!(deleted.expect("works"));
+        let gone = self.dropped.recv().await.expect("is told");
+        assert_eq!(gone.name, name("n", key));
     }
 
     async fn holds(&self, manifest: &Manifest) -> bool {
@@ -194,5 +203,107 @@ async fn the_same_set_is_written_once() {
     };
     let again = tokio::time::timeout(Duration::from_secs(30), again).await;
     again.expect("what was abandoned is swept");
+    opened.close().await;
+}
+
+/// The files there are: number, bytes, whether it is spare.
+fn files(dir: &Path) -> Vec<(u64, u64, bool)> {
+    let entries = fs::read_dir(dir.join("entries").join(DIRECTORY)).expect("reads");
+    let files = entries.map(|entry| {
+        let entry = entry.expect("reads");
+        let meta = entry.metadata().expect("reads");
+        let spare = entry.path().extension().is_some_and(|it| it == "spare");
+        (meta.ino(), meta.len(), spare)
+    });
+    files.collect()
+}
+
+#[tokio::test]
+async fn a_value_is_written_over_one_that_nobody_names() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let mut opened = Opened::open(dir.path(), &clock).await;
+    let (old, pinned) = opened.write("old", 1, 3).await;
+    opened.publish("old", &old).await;
+    drop(pinned);
+    opened.delete("old").await;
+    let [(number, _, true)] = files(dir.path())[..] else {
+        panic!("{:?}", files(dir.path()));
+    };
+    // A shorter one, and one more that needs a file of its own.
+    let (new, _pinned) = opened.write("new", 2, 2).await;
+    let bytes = VALUE_AT + 2 * CHUNK_BYTES as u64;
+    assert_eq!(files(dir.path()), [(number, bytes, false)]);
+    assert!(!opened.holds(&old).await && opened.holds(&new).await);
+    let (more, _pinned) = opened.write("more", 3, 1).await;
+    assert_eq!(files(dir.path()).len(), 2);
+    assert!(opened.holds(&new).await && opened.holds(&more).await);
+    assert_eq!(opened.tier.inner.large.bytes(), 2 * VALUE_AT + 3 * MIB);
+    opened.close().await;
+    // Neither of them was named, but nothing of the old one is found either.
+    let opened = Opened::open(dir.path(), &clock).await;
+    assert!(!opened.holds(&old).await);
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn what_is_being_read_is_not_written_over() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let mut opened = Opened::open(dir.path(), &clock).await;
+    let (old, pinned) = opened.write("old", 1, 3).await;
+    opened.publish("old", &old).await;
+    drop(pinned);
+    let reading = opened.tier.open_large(old.set).await.expect("is there");
+    opened.delete("old").await;
+    assert_eq!(files(dir.path()), [], "it is not kept");
+    let (_, _pinned) = opened.write("new", 2, 3).await;
+    for index in 0..3 {
+        let chunk = opened.tier.read_large(&reading, &old, index).await;
+        assert!(chunk.is_some(), "whoever reads it goes on reading");
+    }
+    opened.close().await;
+}
+
+#[tokio::test]
+async fn spare_files_are_few_and_go_for_what_needs_room_and_after_a_while() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let mut opened = Opened::open(dir.path(), &clock).await;
+    let most = opened.tier.large_bytes_max() / MIB;
+    let set = Stamp::from_bytes([9; 16]);
+    let writer = opened.tier.begin_large(&name("n", "large"), set).await;
+    let mut writer = writer.expect("works").expect("is the first");
+    let keys = ["a", "b", "c", "d", "e"];
+    let mut pins = Vec::new();
+    for (seed, key) in (1..).zip(keys) {
+        let (manifest, pinned) = opened.write(key, seed, 1).await;
+        opened.publish(key, &manifest).await;
+        pins.push(pinned);
+    }
+    drop(pins);
+    for key in keys {
+        opened.delete(key).await;
+    }
+    let spares = |dir: &Path| files(dir).iter().filter(|it| it.2).count();
+    assert_eq!(spares(dir.path()), 4);
+    let chunk = Bytes::from(vec![9; CHUNK_BYTES]);
+    for _ in 1..most {
+        writer.append(&[chunk.clone()]).await.expect("has room");
+    }
+    assert!(spares(dir.path()) <= 1);
+    drop(writer);
+    let one = opened.write("one", 1, 1).await;
+    opened.publish("one", &one.0).await;
+    drop(one);
+    opened.delete("one").await;
+    assert!(spares(dir.path()) > 0);
+    clock.advance(Duration::from_secs(61));
+    let gone = async {
+        while !files(dir.path()).is_empty() {
+            opened.tier.inner.large.swept().notify_one();
+            tokio::task::yield_now().await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(30), gone).await;
+    gone.expect("what waited for a minute goes");
+    assert_eq!(opened.tier.inner.large.bytes(), 0);
     opened.close().await;
 }

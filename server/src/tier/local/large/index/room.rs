@@ -1,23 +1,21 @@
 //! Room for what is written: spare files, and what goes for it.
 
-use std::{
-    fs,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fs, sync::Arc, time::Duration};
 
 use super::{Index, Large, State};
-use crate::stamp::Stamp;
+use crate::{clock::Timestamp, stamp::Stamp};
 
 /// How long a file that is not needed any more waits for a value that is written over it.
 const SPARE_MAX: Duration = Duration::from_secs(60);
+/// How many wait at most: about as many as are written at once.
+const SPARES_MAX: usize = 4;
 
 /// A file that nobody names and nobody reads. The next value is written over it: the system has
 /// its blocks already, and often its pages.
 pub(super) struct Spare {
     set: Stamp,
     bytes: u64,
-    since: Instant,
+    since: Timestamp,
 }
 
 /// What is to be removed from the disk.
@@ -43,32 +41,36 @@ impl Large {
 
     /// Forgets a whole file that nobody names; its bytes. It is kept for the next value unless it
     /// is being read. `None`, and it stays, when somebody is about to name it. Blocks.
-    pub(in super::super) fn retire(&self, set: &Stamp) -> Option<u64> {
+    pub(in super::super) fn retire(&self, set: &Stamp, now: Timestamp) -> Option<u64> {
         let mut index = self.lock();
         if index.files.get(set)?.pins > 0 {
             return None;
         }
         let held = index.files.remove(set)?;
+        let mut gone = Gone::default();
         // It can be found through the index only: nobody begins to read it now.
         let unread = Arc::strong_count(&held.read) == 1;
         if unread && fs::rename(self.path(set), self.spare(set)).is_ok() {
             index.spares.push(Spare {
                 set: *set,
                 bytes: held.bytes,
-                since: Instant::now(),
+                since: now,
             });
+            let beyond = index.spares.len().saturating_sub(SPARES_MAX);
+            gone.spares = index.forget_spares(beyond);
         } else {
             index.bytes -= held.bytes;
-            drop(index);
-            let _ = fs::remove_file(self.path(set));
+            gone.files.push(*set);
         }
+        drop(index);
+        self.unlink(gone);
         Some(held.bytes)
     }
 
     /// Spare files that have waited long enough; they are no longer counted.
-    pub(in super::super) fn spared(&self) -> Gone {
+    pub(in super::super) fn spared(&self, now: Timestamp) -> Gone {
         let mut index = self.lock();
-        let waits = |spare: &Spare| spare.since.elapsed() < SPARE_MAX;
+        let waits = |spare: &Spare| now.since(spare.since) < SPARE_MAX;
         let old = index.spares.iter().take_while(|it| !waits(it)).count();
         Gone {
             spares: index.forget_spares(old),
