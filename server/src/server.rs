@@ -1,8 +1,8 @@
 //! The daemon as a whole: binds, runs, stops. Owns every task and thread it starts.
 //!
 //! Threads: the caller's runtime accepts, serves HTTP and looks after the tiers; each worker is a
-//! thread with a current-thread runtime that serves gRPC (ADR 0007), and so are the threads of large
-//! values, which come after them (ADR 0016).
+//! thread with a current-thread runtime that serves gRPC (ADR 0007), and so are the threads of
+//! large values, which come after them (ADR 0016).
 //!
 //! Stopping (P24): health says not serving, the acceptor stops, connections are told to go away
 //! and finish what is in flight (idle ones are not waited for), the local tier is written out and
@@ -125,8 +125,7 @@ impl Server {
         hurry: impl Future<Output = ()>,
     ) -> Result<Ending> {
         let (stopping, drained) = (CancellationToken::new(), CancellationToken::new());
-        let mut workers = Workers::start(&self.config, &self.services, &stopping)?;
-        workers.start_transfers(&self.local.large_handles(), &self.services, &stopping);
+        let mut workers = self.start_workers(&stopping)?;
         let (drain, mut doors) = (self.config.server.drain_timeout.0, JoinSet::new());
         doors.spawn(listen::accept(
             self.grpc,
@@ -189,6 +188,14 @@ impl Server {
             () = &mut hurry => return Ok(Ending::CutOff),
         }
         Ok(ending)
+    }
+}
+
+impl Server {
+    fn start_workers(&self, stop: &CancellationToken) -> Result<Workers> {
+        let mut workers = Workers::start(&self.config, &self.services, stop)?;
+        workers.start_transfers(&self.local.large_handles(), &self.services, stop);
+        Ok(workers)
     }
 }
 

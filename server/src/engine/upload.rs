@@ -8,11 +8,11 @@
 //! at the end: sizes and digests agree ─▶ the chunks in Redis get the entry's lifetime
 //!             ─▶ the file gets its name ─▶ the manifest is put, as any other record
 //! ```
-//! All this runs on the threads of large values, one piece after the other, each while it is still in
-//! the processor's cache. At most four chunks of a stream are in memory. A tier that fails on the way is left out, as long
-//! as the other one has it all. A stream that ends badly leaves nothing that could be found: its
-//! file goes within a second, its chunks in Redis at once, or after two minutes when nobody is left
-//! to remove them.
+//! All this runs on the threads of large values, one piece after the other, each while it is still
+//! in the processor's cache. At most four chunks of a stream are in memory. A tier that fails on
+//! the way is left out, as long as the other one has it all. A stream that ends badly leaves
+//! nothing that could be found: its file goes within a second, its chunks in Redis at once, or
+//! after two minutes when nobody is left to remove them.
 
 mod in_redis;
 mod intake;

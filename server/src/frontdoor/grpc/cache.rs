@@ -19,7 +19,6 @@ use super::{
     batch::{self, BATCH_BYTES_MAX},
     call::Call,
     deadline, decode, encode,
-    intake::Intake,
     status::status,
     traced::traced,
     transfer::Transfers,
@@ -366,16 +365,7 @@ impl CacheService for Cache {
         &self,
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        let cache = self.clone();
-        let work = async move {
-            let mut call = cache.call(Method::Write, request.metadata());
-            let deadline = deadline::of(request.metadata());
-            let mut intake = Intake::of(&request);
-            let request = cache.write(&mut intake, &mut call);
-            let result = deadline::answer(deadline, request).await;
-            call.answered(&result);
-            result
-        };
+        let work = self.clone().write(request);
         self.engine.with_large(work).await.map_err(status)?
     }
 

@@ -1,9 +1,9 @@
 //! What a stream of Write sends, straight from the frames of HTTP/2.
 //!
 //! tonic gathers each message in a buffer before it decodes it: one copy of everything. Here the
-//! messages are found in the frames as they are (a flag, a length of four bytes, the message: see
-//! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>), and a chunk is given on in the
-//! pieces it came in. What is no plain chunk is gathered and decoded by prost.
+//! messages are found in the frames as they are (a flag, a length of four bytes, the message:
+//! <https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>), and a chunk is given on in
+//! the pieces it came in. What is no plain chunk is gathered and decoded by prost.
 //!
 //! [`Apart`] sets the body of such a request aside before tonic sees it, for [`Intake`].
 

@@ -2,19 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use pannier_proto::v1::{ReadRequest, ReadResponse, WriteResponse};
+use pannier_proto::v1::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::Cache;
 use crate::{
     error::Result,
     frontdoor::grpc::{
         call::Call,
-        decode,
+        deadline, decode,
         intake::Intake,
         transfer::{self, Held},
         watch::Replies,
     },
     key::key_hash,
+    observe::Method,
 };
 
 impl Cache {
@@ -50,10 +52,19 @@ impl Cache {
     }
 
     pub(super) async fn write(
-        &self,
-        intake: &mut Intake,
-        call: &mut Call<'_>,
-    ) -> Result<WriteResponse> {
+        self,
+        request: Request<Streaming<WriteRequest>>,
+    ) -> Result<Response<WriteResponse>, Status> {
+        let mut call = self.call(Method::Write, request.metadata());
+        let deadline = deadline::of(request.metadata());
+        let mut intake = Intake::of(&request);
+        let request = self.write_from(&mut intake, &mut call);
+        let result = deadline::answer(deadline, request).await;
+        call.answered(&result);
+        result
+    }
+
+    async fn write_from(&self, intake: &mut Intake, call: &mut Call<'_>) -> Result<WriteResponse> {
         let _request = self.requests.admit()?;
         let _transfer = self.transfers.admit()?;
         let header = transfer::header(intake).await?;

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rustix::io::Errno;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::{Dropped, VALUE_AT, bytes_of, index::Gone};
+use super::{Dropped, VALUE_AT, bytes_of};
 use crate::{
     clock::Timestamp,
     error::{Error, Kind, Result},
@@ -37,8 +37,7 @@ impl Inner {
 
     pub(super) fn create_large(&self, name: &EntryName, set: &Stamp) -> Result<File> {
         self.large.reuse(set);
-        let gone = self.room(set, VALUE_AT)?;
-        self.large.unlink(gone);
+        self.room(set, VALUE_AT)?;
         let file = File::options()
             .write(true)
             .create(true)
@@ -61,8 +60,7 @@ impl Inner {
         at: u64,
         pieces: &[Bytes],
     ) -> Result<()> {
-        let gone = self.room(set, at + bytes_of(pieces))?;
-        self.large.unlink(gone);
+        self.room(set, at + bytes_of(pieces))?;
         if self.large.take_needed() {
             let slot = self.store.read().await;
             let store = slot.as_ref().ok_or_else(closed)?;
@@ -71,15 +69,17 @@ impl Inner {
         write_at(file, at, pieces).map_err(unusable)
     }
 
-    fn room(&self, set: &Stamp, length: u64) -> Result<Gone> {
-        self.large.reserve(set, length).ok_or_else(|| {
+    fn room(&self, set: &Stamp, length: u64) -> Result<()> {
+        let Some(gone) = self.large.reserve(set, length) else {
             let text = format!(
                 "local.disk_budget: large values may take {} bytes of it, and others are being \
                  written",
                 self.large.max()
             );
-            Error::new(Kind::Overloaded, text)
-        })
+            return Err(Error::new(Kind::Overloaded, text));
+        };
+        self.large.unlink(gone);
+        Ok(())
     }
 
     /// Gives a file that is so long its name.

@@ -171,7 +171,7 @@ async fn the_least_recently_used_goes_first_and_is_read_to_its_end() {
     let chunk = Bytes::from(vec![4; CHUNK_BYTES]);
     let mut refused = None;
     for _ in 0..most {
-        if let Err(error) = writer.append(&[chunk.clone()]).await {
+        if let Err(error) = writer.append(std::slice::from_ref(&chunk)).await {
             refused = Some(error);
             break;
         }
@@ -286,7 +286,10 @@ async fn spare_files_are_few_and_go_for_what_needs_room_and_after_a_while() {
     assert_eq!(spares(dir.path()), 4);
     let chunk = Bytes::from(vec![9; CHUNK_BYTES]);
     for _ in 1..most {
-        writer.append(&[chunk.clone()]).await.expect("has room");
+        writer
+            .append(std::slice::from_ref(&chunk))
+            .await
+            .expect("has room");
     }
     assert!(spares(dir.path()) <= 1);
     drop(writer);

@@ -12,8 +12,11 @@ use std::{
     thread,
 };
 
-use tokio::runtime::{Builder, Handle};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tokio::{
+    runtime::{Builder, Handle},
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     error::{Error, Kind, Result},
@@ -80,8 +83,10 @@ impl Threads {
         if MAY_BLOCK.get() {
             return Ok(work.await);
         }
-        let work = AbortOnDropHandle::new(self.one()?.spawn(work));
-        work.await.map_err(panicked)
+        let mut works = JoinSet::new();
+        works.spawn_on(work, self.one()?);
+        let work = works.join_next().await.ok_or_else(closed)?;
+        work.map_err(panicked)
     }
 
     fn one(&self) -> Result<&Handle> {
@@ -122,7 +127,7 @@ fn start(index: usize, stop: CancellationToken) -> Result<Handle> {
     Ok(handle)
 }
 
-fn panicked(error: tokio::task::JoinError) -> Error {
+fn panicked(error: JoinError) -> Error {
     Error::new(Kind::Internal, "local tier: work on a large value panicked").caused_by(error)
 }
 
