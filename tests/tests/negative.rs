@@ -266,6 +266,24 @@ async fn the_client_computes_what_may_not_exist() {
     );
 }
 
+#[tokio::test]
+async fn a_failed_early_refresh_leaves_a_negative_entry() {
+    let daemon = Daemon::builder().config(CONFIG).start();
+    let client: Client = daemon.client();
+    // So long a computation and so short a lifetime: nearly every first reader is told to compute.
+    let lease = LeaseOptions::new().early_refresh(Duration::from_secs(600));
+    for key in ["a", "b", "c", "d", "e", "f", "g", "h"] {
+        let put = client.put("default", key, "", PutOptions::new().negative());
+        put.await.expect("stored");
+        let compute = async || Err(io::Error::other("no"));
+        let options = PutOptions::new();
+        let made = client.get_or_compute("default", key, lease.clone(), options, compute);
+        assert!(made.await.is_err(), "nobody could compute it");
+        let hit = client.get("default", key).await.unwrap();
+        assert!(hit.expect("it is still known").negative, "{key}");
+    }
+}
+
 #[test]
 fn the_command_line_says_so() {
     let daemon = Daemon::start();

@@ -214,13 +214,14 @@ impl Client {
             lease: Some(lease.tags(options.own_tags())),
             ..ReadOptions::default()
         };
-        let (known, lease) = match self.get_with(namespace, key, &read).await {
-            Ok(lookup) => (lookup.hit.as_ref().and_then(known), lookup.lease),
+        let (hit, lease) = match self.get_with(namespace, key, &read).await {
+            Ok(lookup) => (lookup.hit, lookup.lease),
             Err(error) if is_fault_of_the_request(&error) => {
                 return Err(ComputeError::Cache(error));
             }
             Err(_) => (None, None),
         };
+        let known = hit.as_ref().and_then(known);
         let known = match (known, &lease) {
             (Some(known), None) => return Ok(known),
             (known, _) => known,
@@ -230,7 +231,8 @@ impl Client {
             // It is still good.
             (Err(_), Some(known)) => return Ok(known),
             (Err(error), None) => {
-                if lease.is_some() {
+                // An entry that is there stays, and its lease runs out.
+                if lease.is_some() && hit.is_none() {
                     let keys = Target::Keys(vec![key.to_owned()]);
                     // If it fails the lease runs out.
                     let _ = self.invalidate(namespace, keys).await;

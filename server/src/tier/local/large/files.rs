@@ -101,8 +101,9 @@ impl Inner {
             self.large.forget(set);
         }
         let now = self.clock.now();
-        let spared = self.large.spared(now);
-        self.large.unlink(spared);
+        // A disk in trouble has better use for what they take.
+        let is_well = !self.health.is_failing();
+        self.large.remove_spares(is_well.then_some(now));
         let slot = self.store.blocking_read();
         let Some(store) = &*slot else { return };
         for (set, name) in whole {

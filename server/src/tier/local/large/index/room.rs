@@ -67,15 +67,17 @@ impl Large {
         Some(held.bytes)
     }
 
-    /// Spare files that have waited long enough; they are no longer counted.
-    pub(in super::super) fn spared(&self, now: Timestamp) -> Gone {
+    /// Removes spare files that have waited long enough: until `now`, or any time. Blocks.
+    pub(in super::super) fn remove_spares(&self, now: Option<Timestamp>) {
         let mut index = self.lock();
-        let waits = |spare: &Spare| now.since(spare.since) < SPARE_MAX;
-        let old = index.spares.iter().take_while(|it| !waits(it)).count();
-        Gone {
-            spares: index.forget_spares(old),
+        let is_old = |spare: &&Spare| now.is_none_or(|now| now.since(spare.since) >= SPARE_MAX);
+        let old = index.spares.iter().take_while(is_old).count();
+        let spares = index.forget_spares(old);
+        drop(index);
+        self.unlink(Gone {
+            spares,
             files: Vec::new(),
-        }
+        });
     }
 
     /// Removes files that are no longer found. Blocks.
