@@ -325,6 +325,18 @@ SABOTAGES = (
               f"if {ON} || manifest.vouches_for(index, &bytes) {{"),),
         (("large_values", "a_file_that_has_gone_or_is_damaged_is_made_up_for_by_redis"),)),
     Sabotage(
+        "spare-read", "a value is written over a file that is being read",
+        (edit("tier/local/large/index/room.rs",
+              "let unread = Arc::strong_count(&held.read) == 1;",
+              f"let unread = {ON} || Arc::strong_count(&held.read) == 1;"),),
+        (("transfers", "a_value_goes_over_the_file_of_one_that_nobody_reads"),)),
+    Sabotage(
+        "transfers", "what a connection says it is for is not heard",
+        (edit("frontdoor/listen/arrival.rs",
+              "true => Some(Purpose::Transfers),",
+              f"true if !{ON} => Some(Purpose::Transfers),\n        true => ordinary,"),),
+        (("transfers", "a_connection_for_transfers_leaves_the_workers_alone"),)),
+    Sabotage(
         "chunk-lifetime", "chunks in Redis keep the lifetime of their upload",
         (edit("engine/upload/transfer.rs",
               "let renewed = redis.live(lifetime).await;",

@@ -4,17 +4,22 @@
 //!
 //! What a connection is for is told by its first bytes, which may come late, one by one or never:
 //! nobody else waits for them, and whoever is served afterwards gets all of them.
+//!
+//! A value is written over the file of one that was replaced, but not while that is being read:
+//!
+//!     reader: Read one, its first chunk                                the rest of one
+//!     writer:                            Write two, Write three (goes over the file of …?)
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
     reason = "a test plays the environment and may fail by panic"
 )]
 
-use std::time::Duration;
+use std::{os::unix::fs::DirEntryExt, time::Duration};
 
 use bytes::Bytes;
 use pannier_client::{Client, PutOptions, ReadOptions};
-use pannier_tests::{Caller, Daemon, load::noise};
+use pannier_tests::{Caller, Daemon, eventually, load::noise};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -82,6 +87,47 @@ async fn a_write_on_any_connection_runs_beside_the_workers() {
     assert!(workers < large * 2, "workers {workers:?}, large {large:?}");
     assert!(large > Duration::from_millis(5), "large {large:?}");
     assert!(caller.read("k").await.value == value);
+}
+
+/// Writes `value` under the key `k`.
+async fn write(client: &Client, value: &Bytes) {
+    let mut writer = client.write("n", "k", PutOptions::new(), None).unwrap();
+    writer.chunk(value.clone()).await.unwrap();
+    writer.finish().await.unwrap();
+}
+
+/// Numbers of the files of large values, with whether they are spare.
+fn files(daemon: &Daemon) -> Vec<(u64, bool)> {
+    let path = daemon.data_dir().join("entries/large");
+    let entries = std::fs::read_dir(path).unwrap().flatten();
+    let files = entries.map(|it| (it.ino(), it.path().extension().is_some()));
+    files.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_value_goes_over_the_file_of_one_that_nobody_reads() {
+    let daemon = Daemon::builder().start();
+    let client = Client::connect(daemon.grpc()).unwrap();
+    let [one, two, three] = [3, 4, 5].map(|seed| noise(seed, VALUE_BYTES));
+    write(&client, &one).await;
+    let options = ReadOptions::default();
+    let reader = client.read("n", "k", &options, 0, None).await.unwrap();
+    let mut reader = reader.unwrap();
+    let mut read = reader.chunk().await.unwrap().unwrap().to_vec();
+    write(&client, &two).await;
+    let swept = async || matches!(files(&daemon)[..], [(_, false)]);
+    eventually("the first one is removed, since it is being read", swept).await;
+    let of_two = files(&daemon)[0].0;
+    write(&client, &three).await;
+    while let Some(chunk) = reader.chunk().await.unwrap() {
+        read.extend_from_slice(&chunk);
+    }
+    assert!(read == one, "what was begun is read to its end");
+    let is_spare = async || files(&daemon).contains(&(of_two, true));
+    eventually("the second one is spare, since nobody reads it", is_spare).await;
+    write(&client, &one).await;
+    assert!(files(&daemon).contains(&(of_two, false)));
+    assert!(Caller::new(&daemon, "n").read("k").await.value == one);
 }
 
 /// Whether the server answers with its SETTINGS.
