@@ -27,7 +27,7 @@ use pannier_tests::{
     caller::{is_stale, state, value},
     eventually, shared, wire,
 };
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::timeout};
 use tonic::transport::Channel;
 
 /// As the daemons here are told.
@@ -478,8 +478,10 @@ async fn a_failover_by_sentinels_is_followed() {
     recovers(&other, "failover").await;
     let new = sentinels.master().expect("the daemons have found it");
     assert_ne!(new, old);
-    for it in [&caller, &witness] {
-        it.becomes("k", None).await;
+    for (it, who) in [(&caller, "who removed it"), (&witness, "the other one")] {
+        let gone = timeout(Duration::from_secs(20), it.becomes("k", None)).await;
+        let histories = [near.stats().await, other.stats().await].map(|it| it.shared);
+        assert!(gone.is_ok(), "{who}\n{}{histories:#?}", sentinels.story());
     }
     // The old master comes back and is made a replica: nothing of it is believed.
     sentinels.server(old).restart(Data::Lost);

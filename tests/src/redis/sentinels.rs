@@ -6,7 +6,9 @@ use super::{Connection, Redis};
 use crate::eventually;
 
 const SERVICE: &str = "pannier-test";
-const DOWN_AFTER_MS: &str = "500";
+// Not less: when the machine stands still for so long they fail over once more, to a server that
+// may not have heard of the last changes, which Redis then has lost.
+const DOWN_AFTER_MS: &str = "1000";
 const FAILOVER_TIMEOUT_MS: &str = "2000";
 
 /// Three servers, of which one is the master, and three sentinels.
@@ -86,6 +88,18 @@ impl Sentinels {
                     .is_ok_and(|role| role.array()[0].text() == "master")
         };
         self.servers.iter().position(is_master)
+    }
+
+    /// Who thinks what, for a failed test.
+    pub fn story(&self) -> String {
+        let ask = |server: &Redis, command: &[&str]| match server.try_command(command) {
+            Ok(reply) => format!("{}: {reply:?}\n", server.port()),
+            Err(error) => format!("{}: {error}\n", server.port()),
+        };
+        let servers = self.servers.iter().map(|it| ask(it, &["ROLE"]));
+        let sentinels = self.sentinels.iter();
+        let sentinels = sentinels.map(|it| ask(it, &["SENTINEL", "MASTER", SERVICE]));
+        servers.chain(sentinels).collect()
     }
 
     /// Kills the master and waits until there is another; both, by index.
