@@ -337,6 +337,13 @@ SABOTAGES = (
               f"true if !{ON} => Some(Purpose::Transfers),\n        true => ordinary,"),),
         (("transfers", "a_connection_for_transfers_leaves_the_workers_alone"),)),
     Sabotage(
+        "deadline", "the daemon does not keep its callers' deadlines",
+        (edit("frontdoor/grpc/deadline.rs",
+              "let Some(deadline) = Deadline::begin(request.headers()) else {",
+              "let deadline = Deadline::begin(request.headers());\n        "
+              f"let Some(deadline) = deadline.filter(|_| !{ON}) else {{"),),
+        (("api", "a_request_that_does_not_come_whole_is_deadline_exceeded"),)),
+    Sabotage(
         "chunk-lifetime", "chunks in Redis keep the lifetime of their upload",
         (edit("engine/upload/transfer.rs",
               "let renewed = redis.live(lifetime).await;",

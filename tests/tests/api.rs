@@ -20,7 +20,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use hyper_util::rt::TokioExecutor;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
 use pannier_proto::v1::{
     ConfigRequest, FlushRequest, GetRequest, HealthRequest, KeyList, LeaseRequest, PutRequest,
     ReadOptions, ResetRequest, SharedState, StatsRequest, Tier, TierOutcome, WriteMode,
@@ -33,7 +36,12 @@ use pannier_tests::{
     pannier, request, stderr, wire,
 };
 use tokio::task::JoinSet;
-use tonic::{Code, codegen::tokio_stream, transport::Channel};
+use tonic::{
+    Code,
+    body::Body,
+    codegen::{http::Uri, tokio_stream},
+    transport::Channel,
+};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
     ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
@@ -833,16 +841,22 @@ async fn a_fault_that_is_found_while_decoding_is_counted() {
     assert_eq!(request::counters(&daemon.stats().await, "n").errors, 3);
 }
 
+/// A transport that leaves the deadline to the daemon: tonic's channel would keep it as well, and
+/// often be first.
+fn patient(daemon: &Daemon) -> (Client<HttpConnector, Body>, Uri) {
+    let transport = Client::builder(TokioExecutor::new())
+        .http2_only(true)
+        .build_http();
+    let origin = format!("http://{}", daemon.grpc()).parse().unwrap();
+    (transport, origin)
+}
+
 #[tokio::test]
 async fn a_deadline_that_passes_is_deadline_exceeded() {
     let daemon = Daemon::start();
     let stub = daemon.stub();
     fill_for_slow_scan(&stub, "slow", 10).await;
-    // tonic's channel would keep the deadline as well, and often be first.
-    let transport = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
-        .http2_only(true)
-        .build_http();
-    let origin = format!("http://{}", daemon.grpc()).parse().unwrap();
+    let (transport, origin) = patient(&daemon);
     let mut patient = CacheServiceClient::with_origin(transport, origin);
     let pattern = Target::Pattern(slow_pattern());
     let mut request = tonic::Request::new(request::invalidate("slow", pattern));
@@ -852,6 +866,31 @@ async fn a_deadline_that_passes_is_deadline_exceeded() {
     assert_eq!(status.code(), Code::DeadlineExceeded);
     assert_eq!(status.message(), "the caller's deadline of 50ms has passed");
     put(&stub, "k", "the connection goes on").await;
+}
+
+/// The deadline counts from the request's head, and holds while its body has not come: tonic would
+/// say CANCELLED.
+#[tokio::test]
+async fn a_request_that_does_not_come_whole_is_deadline_exceeded() {
+    let daemon = Daemon::start();
+    for call in [
+        "CacheService/Get",
+        "CacheService/Write",
+        "AdminService/Stats",
+    ] {
+        let (transport, origin) = patient(&daemon);
+        let mut patient = tonic::client::Grpc::with_origin(transport, origin);
+        patient.ready().await.unwrap();
+        let mut request = tonic::Request::new(tokio_stream::pending::<GetRequest>());
+        request.set_timeout(Duration::from_millis(50));
+        let path = format!("/pannier.v1.{call}").parse().unwrap();
+        let codec = tonic_prost::ProstCodec::<_, GetRequest>::default();
+        let status = patient.client_streaming(request, path, codec).await;
+        let status = status.expect_err("never comes");
+        assert_eq!(status.code(), Code::DeadlineExceeded, "{call}: {status}");
+        assert_eq!(status.message(), "the caller's deadline of 50ms has passed");
+    }
+    put(&daemon.stub(), "k", "the daemon goes on").await;
 }
 
 #[tokio::test]

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic_health::server::HealthReporter;
 
-use self::{admin::Admin, cache::Cache, transfer::Transfers};
+use self::{admin::Admin, cache::Cache, deadline::Timely, transfer::Transfers};
 use super::listen::Connection;
 use crate::{
     error::{Error, Kind, Result},
@@ -106,11 +106,11 @@ impl Services {
             .max_concurrent_streams(STREAMS_MAX)
             .http2_keepalive_interval(Some(KEEPALIVE_EVERY))
             .http2_keepalive_timeout(Some(KEEPALIVE_PATIENCE))
-            .add_service(intake::Apart(cache))
-            .add_service(AdminServiceServer::new(Admin::new(self.observer)))
-            .add_service(tonic_health::pb::health_server::HealthServer::new(
+            .add_service(Timely(intake::Apart(cache)))
+            .add_service(Timely(AdminServiceServer::new(Admin::new(self.observer))))
+            .add_service(Timely(tonic_health::pb::health_server::HealthServer::new(
                 health::Parts(health),
-            ))
+            )))
             .add_service(
                 reflection()
                     .build_v1()

@@ -12,13 +12,14 @@ use pannier_proto::v1::{
 };
 use prost::Message;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     Requests,
     batch::{self, BATCH_BYTES_MAX},
     call::Call,
-    deadline, decode, encode,
+    deadline::Deadline,
+    decode, encode,
     status::status,
     traced::traced,
     transfer::Transfers,
@@ -62,8 +63,8 @@ impl Cache {
         }
     }
 
-    fn call(&self, method: Method, metadata: &MetadataMap) -> Call<'_> {
-        Call::begin(&self.observer, method, metadata)
+    fn call<T>(&self, method: Method, request: &Request<T>) -> Call<'_> {
+        Call::begin(&self.observer, method, request)
     }
 
     async fn get(&self, mut request: GetRequest, call: &mut Call<'_>) -> Result<GetResponse> {
@@ -281,69 +282,51 @@ impl Cache {
 #[tonic::async_trait]
 impl CacheService for Cache {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetResponse>, Status> {
-        let mut call = self.call(Method::Get, request.metadata());
-        let deadline = deadline::of(request.metadata());
-        let request = self.get(request.into_inner(), &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let mut call = self.call(Method::Get, &request);
+        let result = self.get(request.into_inner(), &mut call).await;
+        call.answer(result)
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        let mut call = self.call(Method::Put, request.metadata());
-        let deadline = deadline::of(request.metadata());
-        let request = self.put(request.into_inner(), &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let mut call = self.call(Method::Put, &request);
+        let result = self.put(request.into_inner(), &mut call).await;
+        call.answer(result)
     }
 
     async fn exists(
         &self,
         request: Request<ExistsRequest>,
     ) -> Result<Response<ExistsResponse>, Status> {
-        let mut call = self.call(Method::Exists, request.metadata());
-        let deadline = deadline::of(request.metadata());
-        let request = self.exists(request.into_inner(), &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let mut call = self.call(Method::Exists, &request);
+        let result = self.exists(request.into_inner(), &mut call).await;
+        call.answer(result)
     }
 
     async fn invalidate(
         &self,
         request: Request<InvalidateRequest>,
     ) -> Result<Response<InvalidateResponse>, Status> {
-        let mut call = self.call(Method::Invalidate, request.metadata());
-        let deadline = deadline::of(request.metadata());
-        let request = self.invalidate(request.into_inner(), &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let mut call = self.call(Method::Invalidate, &request);
+        let result = self.invalidate(request.into_inner(), &mut call).await;
+        call.answer(result)
     }
 
     async fn get_many(
         &self,
         request: Request<GetManyRequest>,
     ) -> Result<Response<GetManyResponse>, Status> {
-        let mut call = self.call(Method::GetMany, request.metadata());
-        let deadline = deadline::of(request.metadata());
-        let request = self.get_many(request.into_inner(), &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let mut call = self.call(Method::GetMany, &request);
+        let result = self.get_many(request.into_inner(), &mut call).await;
+        call.answer(result)
     }
 
     async fn put_many(
         &self,
         request: Request<PutManyRequest>,
     ) -> Result<Response<PutManyResponse>, Status> {
-        let mut call = self.call(Method::PutMany, request.metadata());
-        let deadline = deadline::of(request.metadata());
-        let request = self.put_many(request.into_inner(), &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let mut call = self.call(Method::PutMany, &request);
+        let result = self.put_many(request.into_inner(), &mut call).await;
+        call.answer(result)
     }
 
     type ReadStream = Replies<ReadResponse>;
@@ -352,13 +335,10 @@ impl CacheService for Cache {
         &self,
         request: Request<ReadRequest>,
     ) -> Result<Response<Self::ReadStream>, Status> {
-        let begun = Instant::now();
-        let mut call = self.call(Method::Read, request.metadata());
-        let deadline = deadline::of(request.metadata());
-        let request = self.read(request.into_inner(), (deadline, begun), &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let mut call = self.call(Method::Read, &request);
+        let deadline = Deadline::of(request.extensions());
+        let result = self.read(request.into_inner(), deadline, &mut call).await;
+        call.answer(result)
     }
 
     async fn write(
@@ -375,10 +355,9 @@ impl CacheService for Cache {
         &self,
         request: Request<WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let deadline = deadline::of(request.metadata());
         let (
             metadata,
-            _,
+            extensions,
             WatchRequest {
                 namespace,
                 resume_token,
@@ -387,6 +366,7 @@ impl CacheService for Cache {
         let call = ("pannier.v1.CacheService/Watch", namespace.as_str());
         traced(self.observer.tracer(), call, &metadata, async {
             let watcher = self.engine.watch(&namespace, &resume_token);
+            let deadline = Deadline::of(&extensions);
             let stream = watch::stream(watcher.map_err(status)?, deadline, self.stop.clone());
             Ok(Response::new(stream))
         })

@@ -2,11 +2,12 @@
 
 use std::time::Instant;
 
-use tonic::{Code, Response, Status, metadata::MetadataMap};
+use tonic::{Code, Request, Response, Status};
 
-use super::traced;
+use super::{deadline::Deadline, status::status, traced};
 use crate::{
     engine::{Provenance, Source},
+    error::Result,
     observe::{Finished, Method, NAMESPACE, Observer, TIER},
     steps::Steps,
     trace::{Fact, Span},
@@ -25,11 +26,14 @@ pub(super) struct Call<'a> {
     pub(super) steps: Steps,
     /// Once it is known.
     pub(super) provenance: Option<Provenance>,
-    code: Code,
+    deadline: Option<Deadline>,
+    /// How it was answered, once it was.
+    code: Option<Code>,
 }
 
 impl<'a> Call<'a> {
-    pub(super) fn begin(observer: &'a Observer, method: Method, metadata: &MetadataMap) -> Self {
+    pub(super) fn begin<T>(observer: &'a Observer, method: Method, request: &Request<T>) -> Self {
+        let metadata = request.metadata();
         Self {
             observer,
             span: traced::begin(observer.tracer(), method.full_name(), metadata),
@@ -39,18 +43,32 @@ impl<'a> Call<'a> {
             key: None,
             steps: Steps::default(),
             provenance: None,
-            code: Code::Cancelled,
+            deadline: Deadline::of(request.extensions()),
+            code: None,
         }
     }
 
-    /// Notes how it was answered.
-    pub(super) fn answered<T>(mut self, result: &Result<Response<T>, Status>) {
-        self.code = traced::code(result);
+    /// The answer to the caller; notes how it went.
+    pub(super) fn answer<T>(mut self, result: Result<T>) -> Result<Response<T>, Status> {
+        let answer = result.map(Response::new).map_err(status);
+        self.code = Some(traced::code(&answer));
+        answer
+    }
+
+    /// One that was dropped unanswered was too late, or its caller went away before.
+    fn code(&self) -> Code {
+        let late = self.deadline.is_some_and(Deadline::has_passed);
+        let unanswered = if late {
+            Code::DeadlineExceeded
+        } else {
+            Code::Cancelled
+        };
+        self.code.unwrap_or(unanswered)
     }
 
     /// Ends the span with all that is known.
-    fn end(&mut self, mut span: Box<Span>) {
-        traced::tell(&mut span, self.code);
+    fn end(&mut self, mut span: Box<Span>, code: Code) {
+        traced::tell(&mut span, code);
         let namespace = std::mem::take(&mut self.namespace);
         span.facts.push((NAMESPACE, Fact::Text(namespace)));
         if let Some(key) = self.key {
@@ -81,6 +99,7 @@ impl<'a> Call<'a> {
 
 impl Drop for Call<'_> {
     fn drop(&mut self) {
+        let code = self.code();
         self.observer.note(&Finished {
             method: self.method,
             namespace: &self.namespace,
@@ -89,11 +108,11 @@ impl Drop for Call<'_> {
             took: self.begun.elapsed(),
             steps: &self.steps,
             provenance: self.provenance.as_ref(),
-            code: usize::try_from(self.code as i32).unwrap_or(2),
+            code: usize::try_from(code as i32).unwrap_or(2),
             trace: self.span.as_ref().map(|span| (span.trace_id, span.span_id)),
         });
         if let Some(span) = self.span.take() {
-            self.end(span);
+            self.end(span, code);
         }
     }
 }

@@ -11,12 +11,19 @@ use pannier_proto::v1::{
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     task::yield_now,
-    time::{Instant, sleep_until, timeout},
+    time::timeout,
 };
 use tokio_stream::Stream;
 use tonic::Status;
 
-use super::{OwnedInFlight, decode, encode, intake::Intake, status::status, watch::Replies};
+use super::{
+    OwnedInFlight,
+    deadline::{Deadline, passed},
+    decode, encode,
+    intake::Intake,
+    status::status,
+    watch::Replies,
+};
 use crate::{
     engine::{Body, Draft, Part, Range, Reading, Uploaded},
     error::{Error, Kind, Result},
@@ -157,15 +164,14 @@ struct Sending {
     /// What is to be sent before the body is asked again.
     rest: Bytes,
     _held: Held,
-    deadline: Option<Duration>,
-    ends_at: Option<Instant>,
+    deadline: Option<Deadline>,
 }
 
-/// The stream of a reading that began at `begun`.
+/// The stream of a reading.
 pub(super) fn stream(
     reading: Reading,
     held: Held,
-    (deadline, begun): (Option<Duration>, Instant),
+    deadline: Option<Deadline>,
 ) -> Replies<ReadResponse> {
     let Reading { answer, size, body } = reading;
     let sending = Sending {
@@ -178,8 +184,6 @@ pub(super) fn stream(
         body,
         rest: Bytes::new(),
         _held: held,
-        // One too far away to be told is none.
-        ends_at: deadline.and_then(|deadline| begun.checked_add(deadline)),
         deadline,
     };
     Box::pin(unfold(Some(sending), async |sending| {
@@ -197,20 +201,9 @@ impl Sending {
         if let Some(header) = self.header.take() {
             return Ok(Some(Reply::Header(header)));
         }
-        let ends_at = self.ends_at;
-        let deadline = async {
-            match ends_at {
-                Some(at) => sleep_until(at).await,
-                None => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
-            () = deadline => {
-                let deadline = self.deadline.unwrap_or_default();
-                let text = format!("the caller's deadline of {deadline:?} has passed");
-                Err(Status::deadline_exceeded(text))
-            }
+            late = passed(self.deadline) => Err(late),
             chunk = self.chunk() => Ok(chunk.map_err(status)?.map(Reply::Chunk)),
         }
     }

@@ -1,7 +1,5 @@
 //! Read and Write: decode, call the engine, encode.
 
-use std::time::{Duration, Instant};
-
 use pannier_proto::v1::{ReadRequest, ReadResponse, WriteRequest, WriteResponse};
 use tonic::{Request, Response, Status, Streaming};
 
@@ -10,7 +8,8 @@ use crate::{
     error::Result,
     frontdoor::grpc::{
         call::Call,
-        deadline, decode,
+        deadline::Deadline,
+        decode,
         intake::Intake,
         transfer::{self, Held},
         watch::Replies,
@@ -23,7 +22,7 @@ impl Cache {
     pub(super) async fn read(
         &self,
         mut request: ReadRequest,
-        (deadline, begun): (Option<Duration>, Instant),
+        deadline: Option<Deadline>,
         call: &mut Call<'_>,
     ) -> Result<Replies<ReadResponse>> {
         call.namespace.clone_from(&request.namespace);
@@ -48,20 +47,17 @@ impl Cache {
             )
             .await?;
         call.provenance = Some(reading.answer.provenance);
-        Ok(transfer::stream(reading, held, (deadline, begun.into())))
+        Ok(transfer::stream(reading, held, deadline))
     }
 
     pub(super) async fn write(
         self,
         request: Request<Streaming<WriteRequest>>,
     ) -> Result<Response<WriteResponse>, Status> {
-        let mut call = self.call(Method::Write, request.metadata());
-        let deadline = deadline::of(request.metadata());
+        let mut call = self.call(Method::Write, &request);
         let mut intake = Intake::of(&request);
-        let request = self.write_from(&mut intake, &mut call);
-        let result = deadline::answer(deadline, request).await;
-        call.answered(&result);
-        result
+        let result = self.write_from(&mut intake, &mut call).await;
+        call.answer(result)
     }
 
     async fn write_from(&self, intake: &mut Intake, call: &mut Call<'_>) -> Result<WriteResponse> {
