@@ -344,6 +344,19 @@ SABOTAGES = (
               f"let Some(deadline) = deadline.filter(|_| !{ON}) else {{"),),
         (("api", "a_request_that_does_not_come_whole_is_deadline_exceeded"),)),
     Sabotage(
+        "one-fill", "each reader of a large value has it come from Redis",
+        (edit("engine/download/fill.rs",
+              "if let Some(fill) = fills.get(&manifest.set).and_then(Weak::upgrade) {",
+              "let known = fills.get(&manifest.set).and_then(Weak::upgrade);\n        "
+              f"if let Some(fill) = known.filter(|_| !{ON}) {{"),),
+        (("p01_large", "who_reads_together_costs_one_transfer"),)),
+    Sabotage(
+        "fill-goes-on", "a large value that nobody wants any more goes on coming from Redis",
+        (edit("engine/download/fill.rs",
+              "() = gone.cancelled() => return,",
+              f"() = gone.cancelled(), if !{ON} => return,"),),
+        (("p01_large", "a_transfer_that_nobody_wants_any_more_ends"),)),
+    Sabotage(
         "chunk-lifetime", "chunks in Redis keep the lifetime of their upload",
         (edit("engine/upload/transfer.rs",
               "let renewed = redis.live(lifetime).await;",

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! manifest, judged like any record (look) ─▶ file of the local tier, if it is there
-//!                                          └▶ Redis, chunk by chunk ─┬─▶ caller
-//!                                                                    └─▶ a file, for the next one
+//!                                          ├▶ the file that Redis's chunks fill (fill)
+//!                                          └▶ Redis, chunk by chunk
 //! ```
 //! The first chunk is there before a stream begins, so that an entry whose chunks have gone is a
 //! miss. One that goes later ends the stream with an error: what has arrived is then not the value.
@@ -11,12 +11,15 @@
 //! entry meanwhile: chunks never change. A part of a value is read from Redis without being kept.
 
 mod body;
+mod fill;
 
 use std::{sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
 pub use self::body::Body;
+use self::fill::Fill;
+pub(super) use self::fill::Fills;
 use super::{Answer, Engine, ReadOptions, Source, available, looked::Looked};
 use crate::{
     config::UNARY_VALUE_BYTES_MAX,
@@ -61,11 +64,15 @@ pub struct Reading {
     pub body: Body,
 }
 
+/// Chunks that are fetched before they are asked for.
+const AHEAD: usize = 2;
+
 /// Where chunks are read from.
 #[derive(Clone)]
 struct Chunks {
     manifest: Manifest,
     file: Option<LargeFile>,
+    fill: Option<Arc<Fill>>,
     redis: bool,
 }
 
@@ -104,11 +111,11 @@ impl Engine {
             size = manifest.value_bytes;
             let (at, end) = range.within(size)?;
             let name = EntryName::new(&namespace.name, &key);
-            let chunks = self.chunks_of(namespace, manifest, options).await;
-            match self
-                .begin_body(namespace, &name, chunks, (at, end), options)
-                .await
-            {
+            let mut chunks = self.chunks_of(namespace, manifest, options).await;
+            if (at, end) == (0, size) {
+                self.keep(namespace, &name, &mut chunks, options);
+            }
+            match self.begin_body(chunks, (at, end)).await {
                 Some((source, begun)) => {
                     body = begun;
                     looked.source = source;
@@ -137,11 +144,8 @@ impl Engine {
     /// With the first chunk, if any is asked for; `None` when it is not to be had.
     async fn begin_body(
         self: &Arc<Self>,
-        namespace: &Namespace,
-        name: &EntryName,
         chunks: Chunks,
         (at, end): (u64, u64),
-        options: ReadOptions,
     ) -> Option<(Source, Body)> {
         let index = chunks.manifest.chunk_at(at);
         let ready = match at < end {
@@ -152,22 +156,7 @@ impl Engine {
             Some(_) => Source::Local,
             None => Source::Shared,
         };
-        let size = chunks.manifest.value_bytes;
-        let keep = source == Source::Shared
-            && (at, end) == (0, size)
-            && namespace.uses_local()
-            && !options.require_shared
-            && size <= self.local.large_bytes_max();
-        let keep = match keep {
-            true => self.local.begin_large(name, chunks.manifest.set).await,
-            false => Ok(None),
-        };
-        let body = Body::of_chunks(
-            Arc::clone(self),
-            (chunks, ready),
-            (at, end),
-            keep.unwrap_or(None),
-        );
+        let body = Body::of_chunks(Arc::clone(self), (chunks, ready), (at, end));
         Some((source, body))
     }
 
@@ -184,8 +173,30 @@ impl Engine {
         Chunks {
             manifest,
             file,
+            fill: None,
             redis: !options.local_only && namespace.uses_shared(),
         }
+    }
+
+    /// Has chunks that come from Redis kept in the local tier, unless that is against the policy.
+    fn keep(
+        &self,
+        namespace: &Namespace,
+        name: &EntryName,
+        chunks: &mut Chunks,
+        options: ReadOptions,
+    ) {
+        let wanted = chunks.file.is_none()
+            && chunks.redis
+            && namespace.uses_local()
+            && !options.require_shared
+            && chunks.manifest.value_bytes <= self.local.large_bytes_max();
+        let shared = self.shared_for(namespace).filter(|_| wanted);
+        chunks.fill = shared.and_then(|shared| {
+            let link = shared.coherence.link()?;
+            let what = (name, &chunks.manifest);
+            Some(shared.fills.join(&self.local, link, what))
+        });
     }
 
     /// One chunk, from wherever it is to be had.
@@ -193,6 +204,12 @@ impl Engine {
         let manifest = &chunks.manifest;
         if let Some(file) = &chunks.file
             && let Some(chunk) = self.local.read_large(file, manifest, index).await
+        {
+            return Some(chunk);
+        }
+        if let Some(fill) = &chunks.fill
+            && let Some(file) = fill.file_with(index).await
+            && let Some(chunk) = self.local.read_large(&file, manifest, index).await
         {
             return Some(chunk);
         }
@@ -215,6 +232,7 @@ impl Engine {
         let chunks = Chunks {
             file: self.local.open_large(manifest.set).await,
             manifest: manifest.clone(),
+            fill: None,
             redis: true,
         };
         for index in 0..manifest.chunks() {
@@ -261,7 +279,9 @@ impl Engine {
         let Some(manifest) = available(namespace, found.record.manifest()) else {
             return Ok(Looked::nothing());
         };
-        let chunks = self.chunks_of(namespace, manifest, options).await;
+        let mut chunks = self.chunks_of(namespace, manifest, options).await;
+        let name = EntryName::new(&namespace.name, key);
+        self.keep(namespace, &name, &mut chunks, options);
         let mut value = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
         for index in 0..chunks.manifest.chunks() {
             match self.chunk(&chunks, index).await {

@@ -12,6 +12,7 @@ use futures_util::future::try_join_all;
 
 use super::{
     GiveBack, Source,
+    download::Fills,
     flight::{Fetched, Flights},
     sweep::Sweeps,
     write::ended,
@@ -42,6 +43,7 @@ pub struct Shared {
     pub(super) coherence: Arc<Coherence>,
     pub(super) journal: Journal,
     pub(super) flights: Flights,
+    pub(super) fills: Fills,
     pub(super) sweeps: Sweeps,
     pub(super) give_back: GiveBack,
     stamper: Arc<Stamper>,
@@ -87,6 +89,7 @@ impl Shared {
             coherence,
             journal,
             flights: Flights::default(),
+            fills: Fills::default(),
             sweeps,
             give_back,
             stamper,

@@ -5,16 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesOrdered};
 
-use super::Chunks;
+use super::{AHEAD, Chunks};
 use crate::{
     engine::Engine,
     error::{Error, Kind, Result},
     record::CHUNK_BYTES,
-    tier::local::LargeWriter,
 };
-
-/// Chunks that are fetched ahead of the caller.
-const AHEAD: usize = 2;
 
 /// The bytes of a value, as they are asked for.
 pub struct Body {
@@ -41,7 +37,6 @@ struct Chunked {
     /// Byte to go on at, and where to end.
     at: u64,
     end: u64,
-    keep: Option<LargeWriter>,
 }
 
 impl Body {
@@ -60,13 +55,11 @@ impl Body {
         }
     }
 
-    /// Of a value in chunks, the first of which is here unless none is asked for; kept as well if
-    /// there is where.
+    /// Of a value in chunks, the first of which is here unless none is asked for.
     pub(super) fn of_chunks(
         engine: Arc<Engine>,
         (chunks, ready): (Chunks, Option<Bytes>),
         (at, end): (u64, u64),
-        keep: Option<LargeWriter>,
     ) -> Self {
         let index = chunks.manifest.chunk_at(at);
         Self {
@@ -79,7 +72,6 @@ impl Body {
                 index,
                 at,
                 end,
-                keep,
             }),
         }
     }
@@ -121,29 +113,15 @@ impl Chunked {
             None => self.ahead.next().await.flatten(),
         };
         let Some(chunk) = chunk else {
-            self.keep = None;
             let text = "value: part of it went away while it was read, and what was sent is not \
                         the value; read it again";
             return Err(Error::new(Kind::Interrupted, text));
         };
-        self.keep_too(&chunk, self.index == last).await;
         let start = manifest.start_of(self.index);
         let from = usize::try_from(self.at - start).unwrap_or(usize::MAX);
         let to = usize::try_from(self.end - start).map_or(chunk.len(), |to| to.min(chunk.len()));
         self.index += 1;
         self.at = start + to as u64;
         Ok(chunk.slice(from..to))
-    }
-
-    async fn keep_too(&mut self, chunk: &Bytes, last: bool) {
-        let Some(keep) = &mut self.keep else { return };
-        if keep.append_apart(chunk.clone()).await.is_err() {
-            self.keep = None;
-            return;
-        }
-        if last && let Some(keep) = self.keep.take() {
-            // Its manifest is there since it was found.
-            let _ = keep.finish().await;
-        }
     }
 }

@@ -64,8 +64,9 @@ pub struct Dropped {
     pub chunks: u32,
 }
 
-/// A whole file, open. What happens to its name meanwhile does not concern it.
-#[derive(Clone)]
+/// A file, open: whole, or what there is of it so far. What happens to its name meanwhile does not
+/// concern it.
+#[derive(Debug, Clone)]
 pub struct LargeFile {
     file: Arc<File>,
     _reading: Reading,
@@ -212,6 +213,11 @@ impl LocalTier {
         self.inner.large_threads.handles().to_vec()
     }
 
+    /// Starts what moves a large value by itself, as [`LocalTier::with_large`] runs it.
+    pub fn start_large(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.inner.large_threads.start(work);
+    }
+
     /// Runs what moves a large value on a thread where [`LargeWriter::append`] may block. Dropped,
     /// it ends too.
     pub async fn with_large<T: Send + 'static>(
@@ -234,17 +240,13 @@ impl LargeWriter {
         append.await
     }
 
-    /// As [`LargeWriter::append`], for whoever may not block.
-    pub async fn append_apart(&mut self, piece: Bytes) -> Result<()> {
-        let at = VALUE_AT + self.written;
-        self.written += piece.len() as u64;
-        let (inner, file, set) = (
-            Arc::clone(&self.tier.inner),
-            Arc::clone(&self.file),
-            self.set,
-        );
-        let append = async move { inner.append_large((&file, &set), at, &[piece]).await };
-        self.tier.with_large(append).await?
+    /// What has been appended, to be read while more comes: also when the file is finished or given
+    /// up.
+    pub fn so_far(&self) -> Option<LargeFile> {
+        Some(LargeFile {
+            file: Arc::clone(&self.file),
+            _reading: self.tier.inner.large.reading(&self.set)?,
+        })
     }
 
     /// Gives the file its name. It stays until what is returned is dropped, and then as long as an

@@ -39,6 +39,7 @@ impl Inner {
         self.large.reuse(set);
         self.room(set, VALUE_AT)?;
         let file = File::options()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)

@@ -278,10 +278,21 @@ impl Large {
         Some(Reading::clone(&held.read))
     }
 
-    /// Forgets a file and removes it. Blocks.
+    /// To be held as long as a file is read that may still be written. `None` when it is not there.
+    pub(super) fn reading(&self, set: &Stamp) -> Option<Reading> {
+        let index = self.lock();
+        index.files.get(set).map(|held| Reading::clone(&held.read))
+    }
+
+    /// Forgets a file that is whole and removes it. Blocks.
     pub(super) fn remove(&self, set: &Stamp) {
-        self.forget(set);
-        let _ = fs::remove_file(self.path(set));
+        let mut index = self.lock();
+        let whole = |held: &Held| held.state == State::Whole;
+        if index.files.get(set).is_some_and(whole) {
+            index.remove(set);
+            drop(index);
+            let _ = fs::remove_file(self.path(set));
+        }
     }
 
     /// What the sweep is to look at next: abandoned files and whole ones.

@@ -206,6 +206,40 @@ async fn the_same_set_is_written_once() {
     opened.close().await;
 }
 
+#[tokio::test]
+async fn a_file_is_read_while_it_is_written() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let opened = Opened::open(dir.path(), &clock).await;
+    let set = Stamp::from_bytes([1; 16]);
+    let writer = opened.tier.begin_large(&name("n", "k"), set).await;
+    let mut writer = writer.expect("works").expect("is the first");
+    let chunks = [1, 2].map(|seed| Bytes::from(vec![seed; CHUNK_BYTES]));
+    let checksums = chunks.each_ref().map(|it| checksum_of(it)).to_vec();
+    let manifest = Manifest::new(set, 2 * CHUNK_BYTES as u64, checksums, None);
+    let so_far = writer.so_far().expect("is being written");
+    for (index, chunk) in (0..).zip(&chunks) {
+        // What is not there yet, or not as it should be, is no reason to drop the rest.
+        let early = opened.tier.read_large(&so_far, &manifest, index).await;
+        assert_eq!(early, None);
+        let appended = writer.append(std::slice::from_ref(chunk)).await;
+        appended.expect("goes on being written");
+        let read = opened.tier.read_large(&so_far, &manifest, index).await;
+        assert_eq!(read.as_ref(), Some(chunk));
+    }
+    // Nobody names it: it goes, and is not written over as long as it is read.
+    drop(writer.finish().await.expect("works"));
+    let gone = async {
+        while !files(dir.path()).is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let gone = tokio::time::timeout(Duration::from_secs(30), gone).await;
+    gone.expect("it is removed");
+    let last = opened.tier.read_large(&so_far, &manifest, 1).await;
+    assert_eq!(last.as_ref(), Some(&chunks[1]));
+    opened.close().await;
+}
+
 /// The files there are: number, bytes, whether it is spare.
 fn files(dir: &Path) -> Vec<(u64, u64, bool)> {
     let entries = fs::read_dir(dir.join("entries").join(DIRECTORY)).expect("reads");

@@ -8,7 +8,10 @@
 
 use std::{
     cell::Cell,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     thread,
 };
 
@@ -40,6 +43,8 @@ thread_local! {
 pub(in super::super) struct Threads {
     handles: Vec<Handle>,
     next: AtomicUsize,
+    /// What nobody waits for.
+    works: Mutex<JoinSet<()>>,
     stop: CancellationToken,
 }
 
@@ -54,6 +59,7 @@ impl Threads {
         Ok(Self {
             handles,
             next: AtomicUsize::new(0),
+            works: Mutex::default(),
             stop: guard.disarm(),
         })
     }
@@ -87,6 +93,15 @@ impl Threads {
         works.spawn_on(work, self.one()?);
         let work = works.join_next().await.ok_or_else(closed)?;
         work.map_err(panicked)
+    }
+
+    /// As [`Threads::work`], without waiting for its end; nothing when they are ending.
+    pub(in super::super) fn start(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let mut works = self.works.lock().unwrap_or_else(PoisonError::into_inner);
+        while works.try_join_next().is_some() {}
+        if let Ok(handle) = self.one() {
+            works.spawn_on(work, handle);
+        }
     }
 
     fn one(&self) -> Result<&Handle> {
