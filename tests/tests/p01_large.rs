@@ -3,8 +3,8 @@
 //! The interleavings:
 //!
 //!     together     all begin before the first has it all: the chunks leave Redis once
-//!     slow         the one who began does not read on: the others have theirs all the same, and the
-//!                  slow one has its own when it does
+//!     slow         the one who began does not read on: the others have theirs all the same, and
+//!                  the slow one has its own when it does
 //!     gone         the one who began goes away in the middle: the others lose nothing by that
 //!     all gone     nobody wants it any more: the transfer ends, and leaves nothing here
 //!     unary        Get and GetMany of a value in chunks keep it as Read does

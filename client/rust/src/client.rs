@@ -481,5 +481,6 @@ mod tests {
         daemon.stop().await;
         let error = client.get("n", "k").await.expect_err("gone");
         assert_eq!(error.kind(), Kind::Unreachable, "{error}");
+        std::fs::remove_file(path).expect("the daemon leaves its socket");
     }
 }

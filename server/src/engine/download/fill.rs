@@ -143,7 +143,7 @@ impl Filling {
         // Its manifest is there since it was found. Who has read to the end finds the file next
         // time: so the last chunk is told of last.
         match file.finish().await {
-            Ok(_) => _ = progress.send_modify(|it| it.chunks = count),
+            Ok(_) => progress.send_modify(|it| it.chunks = count),
             Err(error) => tracing::debug!(%error, "a large value is not kept"),
         }
     }
