@@ -327,8 +327,8 @@ SABOTAGES = (
     Sabotage(
         "spare-read", "a value is written over a file that is being read",
         (edit("tier/local/large/index/room.rs",
-              "let unread = Arc::strong_count(&held.read) == 1;",
-              f"let unread = {ON} || Arc::strong_count(&held.read) == 1;"),),
+              "Arc::strong_count(&self.read) == 1",
+              f"{ON} || Arc::strong_count(&self.read) == 1"),),
         (("transfers", "a_value_goes_over_the_file_of_one_that_nobody_reads"),)),
     Sabotage(
         "transfers", "what a connection says it is for is not heard",

@@ -105,7 +105,10 @@ impl Filling {
             progress,
         } = self;
         let count = manifest.chunks();
-        let mut file = match local.begin_large(&name, manifest.set).await {
+        let mut file = match local
+            .begin_large(&name, manifest.set, manifest.value_bytes)
+            .await
+        {
             Ok(Some(file)) => file,
             // It came since the first reader looked, or it is no use waiting for it.
             Ok(None) => {

@@ -57,7 +57,7 @@ impl Engine {
         };
         if namespace.uses_local() && size <= self.local.large_bytes_max() {
             let name = EntryName::new(&namespace.name, key);
-            let begun = self.local.begin_large(&name, set).await;
+            let begun = self.local.begin_large(&name, set, size).await;
             let begun = begun.map(|file| {
                 upload.file = file;
             });

@@ -27,7 +27,8 @@
 //!   has left. What a killed process has left half written or spare is removed at the next start.
 //!   After a power cut a name may lead to bytes of another value, which no manifest vouches for.
 //! - All files together stay within what was taken from the store's budget for them, before they
-//!   are written. The least recently used goes first; one that is being read goes on being read.
+//!   are written. The least recently used goes first, and is written over if it can be; one that
+//!   is being read goes on being read.
 
 mod files;
 mod index;
@@ -119,9 +120,14 @@ impl LocalTier {
         self.inner.large.listen(listener);
     }
 
-    /// Begins to write the chunks of a set for an entry. `None` when they are there or on their
-    /// way. `Unavailable` when the disk does not take them.
-    pub async fn begin_large(&self, name: &EntryName, set: Stamp) -> Result<Option<LargeWriter>> {
+    /// Begins to write the chunks of a set for an entry, so many bytes or more. `None` when they
+    /// are there or on their way. `Unavailable` when the disk does not take them.
+    pub async fn begin_large(
+        &self,
+        name: &EntryName,
+        set: Stamp,
+        bytes: u64,
+    ) -> Result<Option<LargeWriter>> {
         if self.inner.health.is_failing() {
             return Err(self.inner.health.unavailable());
         }
@@ -135,7 +141,7 @@ impl LocalTier {
         let (inner, name) = (Arc::clone(&self.inner), name.clone());
         // Whoever waits for it may give up: then it is abandoned, but not before it is there.
         let create = move || {
-            let file = inner.create_large(&name, &set)?;
+            let file = inner.create_large(&name, &set, VALUE_AT + bytes)?;
             Ok((file, unfinished))
         };
         let (file, unfinished) = self.on_large_thread(create).await?;

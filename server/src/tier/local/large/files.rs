@@ -35,8 +35,9 @@ impl Inner {
         self.sizes.data_files - self.large.taken()
     }
 
-    pub(super) fn create_large(&self, name: &EntryName, set: &Stamp) -> Result<File> {
-        self.large.reuse(set);
+    /// A file that will be so long, or longer.
+    pub(super) fn create_large(&self, name: &EntryName, set: &Stamp, length: u64) -> Result<File> {
+        self.large.reuse(set, length);
         self.room(set, VALUE_AT)?;
         let file = File::options()
             .read(true)

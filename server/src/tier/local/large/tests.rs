@@ -51,7 +51,7 @@ impl Opened {
     /// Writes the chunks of a value, and its manifest if it is to be found.
     async fn write(&self, key: &str, seed: u8, chunks: usize) -> (Manifest, Pinned) {
         let set = Stamp::from_bytes([seed; 16]);
-        let writer = self.tier.begin_large(&name("n", key), set).await;
+        let writer = self.tier.begin_large(&name("n", key), set, 0).await;
         let mut writer = writer.expect("works").expect("is the first");
         let chunk = Bytes::from(vec![seed; CHUNK_BYTES]);
         for _ in 0..chunks {
@@ -166,7 +166,10 @@ async fn the_least_recently_used_goes_first_and_is_read_to_its_end() {
     assert!(last.is_some(), "whoever reads it goes on reading");
     // What is pinned or being written cannot go.
     let set = Stamp::from_bytes([4; 16]);
-    let writer = opened.tier.begin_large(&name("n", "too large"), set).await;
+    let writer = opened
+        .tier
+        .begin_large(&name("n", "too large"), set, 0)
+        .await;
     let mut writer = writer.expect("works").expect("is the first");
     let chunk = Bytes::from(vec![4; CHUNK_BYTES]);
     let mut refused = None;
@@ -186,15 +189,15 @@ async fn the_same_set_is_written_once() {
     let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
     let opened = Opened::open(dir.path(), &clock).await;
     let set = Stamp::from_bytes([1; 16]);
-    let first = opened.tier.begin_large(&name("n", "k"), set).await;
+    let first = opened.tier.begin_large(&name("n", "k"), set, 0).await;
     let first = first.expect("works").expect("is the first");
-    let second = opened.tier.begin_large(&name("n", "k"), set).await;
+    let second = opened.tier.begin_large(&name("n", "k"), set, 0).await;
     assert!(second.expect("works").is_none(), "one is on its way");
     drop(first);
     // Swept, and then there is room for another try.
     let again = async {
         loop {
-            let again = opened.tier.begin_large(&name("n", "k"), set).await;
+            let again = opened.tier.begin_large(&name("n", "k"), set, 0).await;
             if matches!(again, Ok(Some(_))) {
                 return;
             }
@@ -211,7 +214,7 @@ async fn a_file_is_read_while_it_is_written() {
     let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
     let opened = Opened::open(dir.path(), &clock).await;
     let set = Stamp::from_bytes([1; 16]);
-    let writer = opened.tier.begin_large(&name("n", "k"), set).await;
+    let writer = opened.tier.begin_large(&name("n", "k"), set, 0).await;
     let mut writer = writer.expect("works").expect("is the first");
     let chunks = [1, 2].map(|seed| Bytes::from(vec![seed; CHUNK_BYTES]));
     let checksums = chunks.each_ref().map(|it| checksum_of(it)).to_vec();
@@ -281,6 +284,56 @@ async fn a_value_is_written_over_one_that_nobody_names() {
 }
 
 #[tokio::test]
+async fn what_has_to_go_is_written_over() {
+    let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
+    let opened = Opened::open(dir.path(), &clock).await;
+    let mut numbers = Vec::new();
+    for (seed, key) in [(1, "read"), (2, "old"), (3, "young")] {
+        let (manifest, pinned) = opened.write(key, seed, 5).await;
+        opened.publish(key, &manifest).await;
+        drop(pinned);
+        let path = opened.tier.inner.large.path(&manifest.set);
+        numbers.push((manifest, fs::metadata(path).expect("is there").ino()));
+    }
+    let begin = async |seed: u8, chunks: u64| {
+        let set = Stamp::from_bytes([seed; 16]);
+        let name = name("n", "new");
+        let writer = opened.tier.begin_large(&name, set, chunks * MIB).await;
+        let writer = writer.expect("works").expect("is the first");
+        let part = fs::metadata(opened.tier.inner.large.part(&set));
+        (writer, part.expect("is there").ino())
+    };
+    let [(read, first), (old, second), (young, _)] = &numbers[..] else {
+        panic!("three");
+    };
+    let most = opened.tier.large_bytes_max() / MIB;
+    // There is room, as far as is known.
+    let (writer, number) = begin(4, 0).await;
+    assert!(number != *first && number != *second);
+    drop(writer);
+    // The first to go is being read: it is left alone.
+    let reading = opened.tier.open_large(read.set).await.expect("is there");
+    assert!(opened.holds(old).await && opened.holds(young).await);
+    let (writer, number) = begin(5, most).await;
+    assert!(number != *first && number != *second);
+    drop((writer, reading));
+    let (mut writer, number) = begin(6, most).await;
+    assert_eq!(number, *first, "it is the least recently used");
+    assert!(!opened.holds(read).await);
+    assert!(opened.holds(old).await && opened.holds(young).await);
+    let chunk = Bytes::from(vec![6; CHUNK_BYTES]);
+    for _ in 0..3 {
+        let appended = writer.append(std::slice::from_ref(&chunk)).await;
+        appended.expect("has room");
+    }
+    drop(writer.finish().await.expect("works"));
+    let bytes = opened.tier.inner.large.bytes();
+    let three = 3 * VALUE_AT + 13 * MIB;
+    assert!((three..=three + 2 * VALUE_AT).contains(&bytes), "{bytes}");
+    opened.close().await;
+}
+
+#[tokio::test]
 async fn what_is_being_read_is_not_written_over() {
     let (dir, clock) = (tempfile::tempdir().expect("tempdir"), Clock::mock(START));
     let mut opened = Opened::open(dir.path(), &clock).await;
@@ -304,7 +357,7 @@ async fn spare_files_are_few_and_go_for_what_needs_room_and_after_a_while() {
     let mut opened = Opened::open(dir.path(), &clock).await;
     let most = opened.tier.large_bytes_max() / MIB;
     let set = Stamp::from_bytes([9; 16]);
-    let writer = opened.tier.begin_large(&name("n", "large"), set).await;
+    let writer = opened.tier.begin_large(&name("n", "large"), set, 0).await;
     let mut writer = writer.expect("works").expect("is the first");
     let keys = ["a", "b", "c", "d", "e"];
     let mut pins = Vec::new();

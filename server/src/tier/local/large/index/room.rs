@@ -2,7 +2,7 @@
 
 use std::{fs, sync::Arc, time::Duration};
 
-use super::{Index, Large, State};
+use super::{Held, Index, Large, State};
 use crate::{clock::Timestamp, stamp::Stamp};
 
 /// How long a file that is not needed any more waits for a value that is written over it.
@@ -26,16 +26,22 @@ pub(in super::super) struct Gone {
 }
 
 impl Large {
-    /// Makes a spare file the part of a set, if there is one. Blocks.
-    pub(in super::super) fn reuse(&self, set: &Stamp) {
+    /// Makes a file the part of a set that will be so long: a spare one, or the one that would have
+    /// to go for it. Without either there is none. Blocks.
+    pub(in super::super) fn reuse(&self, set: &Stamp, length: u64) {
         let mut index = self.lock();
-        let Some(spare) = index.spares.pop() else {
+        let (from, bytes) = if let Some(spare) = index.spares.pop() {
+            (self.spare(&spare.set), spare.bytes)
+        } else if let Some((old, held)) = index.take_oldest(length, self.max) {
+            (self.path(&old), held.bytes)
+        } else {
             return;
         };
-        if fs::rename(self.spare(&spare.set), self.part(set)).is_err() {
-            index.bytes -= spare.bytes;
+        if fs::rename(&from, self.part(set)).is_err() {
+            index.bytes -= bytes;
+            let _ = fs::remove_file(from);
         } else if let Some(held) = index.files.get_mut(set) {
-            held.bytes = spare.bytes;
+            held.bytes = bytes;
         }
     }
 
@@ -48,9 +54,7 @@ impl Large {
         }
         let held = index.files.remove(set)?;
         let mut gone = Gone::default();
-        // It can be found through the index only: nobody begins to read it now.
-        let unread = Arc::strong_count(&held.read) == 1;
-        if unread && fs::rename(self.path(set), self.spare(set)).is_ok() {
+        if held.is_unread() && fs::rename(self.path(set), self.spare(set)).is_ok() {
             index.spares.push(Spare {
                 set: *set,
                 bytes: held.bytes,
@@ -90,7 +94,31 @@ impl Large {
     }
 }
 
+impl Held {
+    fn may_go(&self) -> bool {
+        self.state == State::Whole && self.pins == 0
+    }
+
+    /// Whether nobody reads it. It can be found through the index only: while that is locked,
+    /// nobody begins to.
+    fn is_unread(&self) -> bool {
+        Arc::strong_count(&self.read) == 1
+    }
+}
+
 impl Index {
+    /// Takes out the least recently used file if it would have to go for so many bytes more; what
+    /// it takes still counts. `None` also when it is being read.
+    fn take_oldest(&mut self, bytes: u64, max: u64) -> Option<(Stamp, Held)> {
+        if self.bytes + bytes <= max {
+            return None;
+        }
+        let files = self.files.iter().filter(|(_, held)| held.may_go());
+        let (set, held) = files.min_by_key(|(_, held)| held.used)?;
+        let set = held.is_unread().then_some(*set)?;
+        self.files.remove_entry(&set)
+    }
+
     /// Forgets spare files, and then the least recently used ones, so that there is room; tells
     /// which. `None`, and nothing is forgotten, when that would not be enough.
     pub(super) fn make_room(&mut self, bytes: u64, max: u64) -> Option<Gone> {
@@ -108,7 +136,7 @@ impl Index {
         }
         let whole = self.files.iter();
         let mut whole: Vec<_> = whole
-            .filter(|(_, held)| held.state == State::Whole && held.pins == 0)
+            .filter(|(_, held)| held.may_go())
             .map(|(set, held)| (held.used, *set, held.bytes))
             .collect();
         whole.sort_unstable();
