@@ -61,9 +61,9 @@ fn measure_all(bench: &Bench) -> Result<Section, String> {
         "A value of {} MiB through the Rust client in this process, one stream at a time; *bare \
          tonic* is the echo (multi-thread), which throws away what comes, where the daemon writes \
          a file, and sends the same bytes again and again. Each Write replaces the value before, \
-         so it goes over the file of the one before that; new keys are written to new files. The \
-         daemon has a memory budget of 128 MiB. Growth is from before the first stream to the \
-         most that was ever resident.",
+         so it goes over the file of the one before that; new keys are written to new files, or \
+         over one that has to go for them. The daemon has a memory budget of 128 MiB. Growth is \
+         from before the first stream to the most that was ever resident.",
         size >> 20
     ));
     let folder = bench.folder("large")?;
