@@ -337,6 +337,12 @@ SABOTAGES = (
               f"true if !{ON} => Some(Purpose::Transfers),\n        true => ordinary,"),),
         (("transfers", "a_connection_for_transfers_leaves_the_workers_alone"),)),
     Sabotage(
+        "foreign-host", "the HTTP port answers whoever comes by another name",
+        (edit("frontdoor/http/host.rs",
+              "if is_local(&request) {",
+              f"if {ON} || is_local(&request) {{"),),
+        (("p18_http", "who_asks_a_loopback_address_for_a_foreign_host_learns_nothing"),)),
+    Sabotage(
         "deadline", "the daemon does not keep its callers' deadlines",
         (edit("frontdoor/grpc/deadline.rs",
               "let Some(deadline) = Deadline::begin(request.headers()) else {",

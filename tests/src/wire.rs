@@ -58,10 +58,22 @@ pub async fn http_get(address: &str, path: &str) -> io::Result<(u16, String)> {
 /// One request over HTTP/1.1 on a connection of its own; `headers` are lines that end in CRLF. An
 /// error when nobody answers.
 pub async fn http(address: &str, method: &str, path: &str, headers: &str) -> io::Result<HttpReply> {
+    http_host((address, address), method, path, headers).await
+}
+
+/// As [`http`], asking for another host than the address that is connected to.
+///
+/// # Errors
+/// When nobody answers.
+pub async fn http_host(
+    (address, host): (&str, &str),
+    method: &str,
+    path: &str,
+    headers: &str,
+) -> io::Result<HttpReply> {
     let mut stream = TcpStream::connect(address).await?;
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n{headers}\r\n"
-    );
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut reply = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut reply)).await??;

@@ -4,8 +4,9 @@
 //! Pannier read, without Redis, with it, and after it has gone. `/status.json` has what a person
 //! asks for: rates, percentiles, the tiers against their budgets, each change of Redis's state with
 //! its reason, the slowest requests with what they did; and no secret. HEAD is answered like GET
-//! without a body, other methods with 405, unknown paths with 404. One who sends nothing, and too
-//! many, are got rid of. `/healthz` and `/readyz` do not depend on Redis (p11, p24 have more).
+//! without a body, other methods with 405, unknown paths with 404, another host than this one with
+//! 421. One who sends nothing, and too many, are got rid of. `/healthz` and `/readyz` do not depend
+//! on Redis (p11, p24 have more).
 #![allow(
     clippy::unwrap_used,
     clippy::disallowed_methods,
@@ -18,7 +19,7 @@ use pannier_tests::{
     Caller, Daemon, Data, Redis, eventually,
     metrics::Metrics,
     shared,
-    wire::{HttpReply, http},
+    wire::{HttpReply, http, http_host},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -280,6 +281,28 @@ async fn why_a_request_was_slow_is_told() {
     );
     let times = slowest.iter().map(|it| it["took"].as_f64().unwrap());
     assert!(times.is_sorted_by(|a, b| a >= b));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_a_loopback_address_for_a_foreign_host_learns_nothing() {
+    let daemon = Daemon::start();
+    let (address, port) = (daemon.http(), daemon.http().rsplit(':').next().unwrap());
+    for (path, _) in PATHS {
+        for host in ["evil.example", &format!("127.0.0.1.evil.example:{port}")] {
+            let reply = http_host((address, host), "GET", path, "").await.unwrap();
+            assert_eq!(reply.status, 421, "{host}{path}");
+            assert!(reply.body.starts_with("Host: "), "{}", reply.body);
+        }
+        for host in [
+            "localhost",
+            &format!("localhost:{port}"),
+            "127.0.0.1",
+            "[::1]",
+        ] {
+            let reply = http_host((address, host), "GET", path, "").await.unwrap();
+            assert_eq!(reply.status, 200, "{host}{path}");
+        }
+    }
 }
 
 /// Bytes that come until the other side closes.

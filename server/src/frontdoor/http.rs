@@ -3,8 +3,10 @@
 //! `/healthz` says that the process runs, `/readyz` that it takes requests; neither depends on any
 //! tier, because a daemon without tiers still answers misses. `/cache/health` and `/cache/metrics`
 //! have the fields that programs of the time before Pannier read. `/` is a page for people. All of
-//! it answers GET and HEAD only, and reads no body.
+//! it answers GET and HEAD only, and reads no body. On a loopback address it answers nobody who
+//! asks for another host ([`host`]).
 
+mod host;
 mod page;
 mod serve;
 
@@ -14,7 +16,7 @@ use axum::{
     Json, Router,
     extract::State,
     http::{HeaderMap, HeaderValue, StatusCode, header},
-    middleware::map_response,
+    middleware::{from_fn, map_response},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -22,7 +24,7 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::serve::serve;
-use crate::{metrics::Format, observe::Observer, stats::Reading};
+use crate::{config::Listen, metrics::Format, observe::Observer, stats::Reading};
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -34,7 +36,8 @@ struct Asked {
 
 /// The routes; `stopping` is cancelled when the daemon begins to stop.
 pub(crate) fn router(observer: Arc<Observer>, stopping: CancellationToken) -> Router {
-    Router::new()
+    let listen = observer.engine().config().server.http_listen.clone();
+    let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
@@ -50,7 +53,14 @@ pub(crate) fn router(observer: Arc<Observer>, stopping: CancellationToken) -> Ro
             )
         })
         .layer(map_response(as_declared))
-        .with_state(Asked { observer, stopping })
+        .with_state(Asked { observer, stopping });
+    match listen {
+        Listen::Tcp(address) if address.ip().to_canonical().is_loopback() => {
+            routes.layer(from_fn(host::only_local))
+        }
+        // Who listens elsewhere has names that are not known here; no browser asks a socket.
+        Listen::Tcp(_) | Listen::Unix(_) => routes,
+    }
 }
 
 /// Names in the figures come from callers: no browser is to guess that they are markup.
