@@ -137,9 +137,11 @@ fn what_is_returned_does_not_keep_the_buffer() {
     let mut decoder = Decoder::default();
     decoder.buffer().extend_from_slice(b"$3\r\nkey\r\n+x");
     let place = decoder.buffer.as_ptr() as usize;
+    let end = place + decoder.buffer.capacity();
     let value = decoder.next().expect("good").expect("complete");
     let kept = value.text().expect("a text").as_ptr() as usize;
-    assert!(!(place.saturating_sub(64)..place + 64).contains(&kept));
+    // The buffer still has the rest, so nothing else can lie there.
+    assert!(!(place..end).contains(&kept));
 }
 
 fn value() -> impl Strategy<Value = Value> {
